@@ -116,7 +116,7 @@ pub struct Account {
     pub portfolio_id: Option<String>,
     /// What people call the address, such as `+971 4 …`.
     pub display_address: Option<String>,
-    /// Base of the provider's API, without a trailing slash.
+    /// Base of the provider's API with its version, such as `https://graph.facebook.com/v25.0`; no trailing slash.
     pub api_base: String,
     /// The provider's access token.
     pub access_token: Secret,

@@ -1,1 +1,46 @@
+//! The database: PostgreSQL for a fleet, SQLite for one process, one behaviour.
+//!
+//! A file per noun. A statement is a named constant beside the one function that runs it; both dialects share the text
+//! wherever they can, and where they cannot a `match` of two constants says why. Functions take `&mut Tx`, so that the
+//! caller decides what commits together.
 
+mod at;
+mod changes;
+mod column;
+mod error;
+mod migrate;
+mod open;
+mod tx;
+
+pub mod accept;
+pub mod account;
+pub mod attempt;
+pub mod audit;
+pub mod contact;
+pub mod conversation;
+pub mod dead_letter;
+pub mod feed;
+pub mod feed_read;
+pub mod heartbeat;
+pub mod inbox_list;
+pub mod lead;
+pub mod lease;
+pub mod media;
+pub mod message;
+pub mod note;
+pub mod rate_limit;
+pub mod receipt;
+pub mod result;
+pub mod send;
+pub mod session;
+pub mod thread;
+pub mod token;
+pub mod user;
+pub mod webhook_event;
+
+pub use at::At;
+pub use column::Column;
+pub use error::{Result, StoreError};
+pub use migrate::SchemaState;
+pub use open::{Store, StoreOptions, StoreUrl};
+pub use tx::{PgTx, Tx};

@@ -1,0 +1,3 @@
+//! The conformance suite of the store: every promise on both databases.
+
+mod schema;

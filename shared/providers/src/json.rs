@@ -1,0 +1,420 @@
+//! Reading other people's JSON without losing any of it.
+//!
+//! Two halves: [`Clean`] makes a body readable before the parser sees it (serde_json refuses a whole body for one lone
+//! surrogate, PostgreSQL refuses a whole row for one NUL), and the lenient types ([`Text`], [`List`], [`Raw`], [`Flag`],
+//! `object!`) accept whatever stands where something else was expected: absent, `null`, a number for a string, a string
+//! for an object. None of them ever fails on a wrong type; what they cannot use is simply not there.
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+/// Deepest nesting of a webhook. Real ones have about ten levels.
+pub const MAX_DEPTH: usize = 64;
+
+/// A body that JSON and the databases can hold, and the way back to the bytes it came from.
+///
+/// Repaired are: a byte-order mark (dropped), invalid UTF-8 (each run becomes U+FFFD), `\u0000` and lone surrogates (become
+/// `\ufffd`), raw control characters inside strings (become spaces). All but the first two keep every length, so that an
+/// item can still be cut out of the original.
+pub struct Clean<'a> {
+    arrived: Cow<'a, str>,
+    repaired: Option<String>,
+    lossy: bool,
+    raw_nul: bool,
+    depth: usize,
+}
+
+impl fmt::Debug for Clean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Clean({} bytes, depth {}, repaired: {})", self.text().len(), self.depth, self.repaired.is_some())
+    }
+}
+
+impl<'a> Clean<'a> {
+    /// Looks at every byte once; copies only when there is something to repair.
+    pub fn new(body: &'a [u8]) -> Self {
+        let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
+        let arrived = String::from_utf8_lossy(body);
+        let lossy = matches!(arrived, Cow::Owned(_));
+        let scan = Scan::of(arrived.as_bytes());
+        // Only ASCII was replaced by ASCII, so the copy is UTF-8 as the original was.
+        let repaired = scan.repaired.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Self { arrived, repaired, lossy, raw_nul: scan.raw_nul, depth: scan.depth }
+    }
+
+    /// What to parse.
+    pub fn text(&self) -> &str {
+        self.repaired.as_deref().unwrap_or(&self.arrived)
+    }
+
+    /// Deepest nesting of objects and arrays; 1 for `{}`.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// The bytes that arrived for `part`, which must be a slice of [`Clean::text`]. A raw NUL byte, which no text column
+    /// takes, stays repaired.
+    pub fn as_arrived<'s>(&'s self, part: &'s str) -> &'s str {
+        if self.repaired.is_none() || self.raw_nul {
+            return part;
+        }
+        self.range_of(part).and_then(|range| self.arrived.get(range)).unwrap_or(part)
+    }
+
+    /// Whether something was replaced inside `part`, which must be a slice of [`Clean::text`].
+    pub fn is_repaired(&self, part: &str) -> bool {
+        let replaced = || self.range_of(part).and_then(|range| self.arrived.get(range)).is_some_and(|was| was != part);
+        (self.lossy && part.contains('\u{FFFD}')) || (self.repaired.is_some() && replaced())
+    }
+
+    fn range_of(&self, part: &str) -> Option<Range<usize>> {
+        let start = part.as_ptr().addr().checked_sub(self.text().as_ptr().addr())?;
+        Some(start..start.checked_add(part.len())?)
+    }
+}
+
+/// Nesting of a piece of JSON, strings left out.
+pub(crate) fn depth_of(text: &str) -> usize {
+    Scan::of(text.as_bytes()).depth
+}
+
+/// What one pass over a body finds.
+struct Scan {
+    depth: usize,
+    repaired: Option<Vec<u8>>,
+    raw_nul: bool,
+}
+
+/// U+FFFD as an escape: as long as what it replaces.
+const REPLACEMENT: &[u8; 6] = b"\\ufffd";
+
+impl Scan {
+    fn of(bytes: &[u8]) -> Self {
+        let mut scan = Self { depth: 0, repaired: None, raw_nul: false };
+        let (mut at, mut open) = (0usize, 0usize);
+        while let Some(byte) = bytes.get(at) {
+            match byte {
+                b'"' => {
+                    at = scan.string(bytes, at + 1);
+                    continue;
+                }
+                b'{' | b'[' => {
+                    open += 1;
+                    scan.depth = scan.depth.max(open);
+                }
+                b'}' | b']' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            at += 1;
+        }
+        scan
+    }
+
+    /// Walks a string whose first byte is at `at`; returns the place behind its closing quote.
+    fn string(&mut self, bytes: &[u8], mut at: usize) -> usize {
+        while let Some(byte) = bytes.get(at) {
+            match byte {
+                b'"' => return at + 1,
+                b'\\' => at = self.escape(bytes, at),
+                0..=0x1F => {
+                    self.raw_nul |= *byte == 0;
+                    self.replace(bytes, at, b" ");
+                    at += 1;
+                }
+                _ => at += 1,
+            }
+        }
+        at
+    }
+
+    /// Steps over the escape at `at`, after replacing it when it stands for nothing that can be kept.
+    fn escape(&mut self, bytes: &[u8], at: usize) -> usize {
+        if bytes.get(at + 1) != Some(&b'u') {
+            return at + 2;
+        }
+        match hex4(bytes, at + 2) {
+            Some(0xD800..=0xDBFF) if is_low_surrogate(bytes, at + 6) => return at + 12,
+            Some(0 | 0xD800..=0xDFFF) => self.replace(bytes, at, REPLACEMENT),
+            // Not an escape at all: step over `\u` only, so that a quote behind it still ends the string. The parser refuses it.
+            None => return at + 2,
+            Some(_) => {}
+        }
+        at + 6
+    }
+
+    fn replace(&mut self, bytes: &[u8], at: usize, with: &[u8]) {
+        let copy = self.repaired.get_or_insert_with(|| bytes.to_vec());
+        if let Some(place) = copy.get_mut(at..at + with.len()) {
+            place.copy_from_slice(with);
+        }
+    }
+}
+
+fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
+    let digits = bytes.get(at..at + 4)?;
+    digits.iter().try_fold(0, |value, digit| Some(value << 4 | char::from(*digit).to_digit(16)?))
+}
+
+fn is_low_surrogate(bytes: &[u8], at: usize) -> bool {
+    bytes.get(at..at + 2) == Some(b"\\u") && matches!(hex4(bytes, at + 2), Some(0xDC00..=0xDFFF))
+}
+
+/// Answers every JSON value a visitor does not want with its default.
+macro_rules! or_default {
+    ($($method:ident: $type:ty),* $(,)?) => {$(
+        fn $method<E: Error>(self, _: $type) -> Result<Self::Value, E> { Ok(Default::default()) }
+    )*};
+    (unit) => {
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> { Ok(Default::default()) }
+    };
+    (seq) => {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(Default::default())
+        }
+    };
+    (map) => {
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok(Default::default())
+        }
+    };
+}
+pub(crate) use or_default;
+
+/// A string, or a number taken as its digits; anything else counts as absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text<'a>(Option<Cow<'a, str>>);
+
+impl Text<'_> {
+    /// The text, when there is one that is more than blanks.
+    pub fn get(&self) -> Option<&str> {
+        self.0.as_deref().filter(|text| !text.trim().is_empty())
+    }
+
+    /// The text as a whole number, such as a unix time or an error code; a fraction is cut off.
+    pub fn integer(&self) -> Option<i64> {
+        let text = self.get()?.trim();
+        let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
+        whole.parse().ok()
+    }
+}
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyText;
+        impl<'de> Visitor<'de> for AnyText {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Some(Cow::Borrowed(text))))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Some(Cow::Owned(text.to_owned()))))
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(Text(Some(Cow::Owned(number.to_string()))))
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Self::Value, E> {
+                Ok(Text(Some(Cow::Owned(number.to_string()))))
+            }
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
+                Ok(Text(Some(Cow::Owned(number.to_string()))))
+            }
+            or_default! { visit_bool: bool }
+            or_default! { unit }
+            or_default! { seq }
+            or_default! { map }
+        }
+        deserializer.deserialize_any(AnyText)
+    }
+}
+
+/// A truth value, also as `"true"` or `1`; anything else counts as absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flag(pub Option<bool>);
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyFlag;
+        impl<'de> Visitor<'de> for AnyFlag {
+            type Value = Flag;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_bool<E: Error>(self, flag: bool) -> Result<Self::Value, E> {
+                Ok(Flag(Some(flag)))
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Flag(match text {
+                    "true" | "1" => Some(true),
+                    "false" | "0" => Some(false),
+                    _ => None,
+                }))
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Self::Value, E> {
+                Ok(Flag((number <= 1).then_some(number == 1)))
+            }
+            or_default! { visit_i64: i64, visit_f64: f64 }
+            or_default! { unit }
+            or_default! { seq }
+            or_default! { map }
+        }
+        deserializer.deserialize_any(AnyFlag)
+    }
+}
+
+/// The elements of an array, each as its own bytes, to be parsed one by one; `None` when it is not an array.
+#[derive(Clone, Debug, Default)]
+pub struct List<'a>(pub Option<Vec<&'a RawValue>>);
+
+impl<'a> List<'a> {
+    /// How many elements there are.
+    pub fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Whether there is nothing in it, or no array at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements; none when there is no array.
+    pub fn iter(&self) -> impl Iterator<Item = &'a RawValue> + '_ {
+        self.0.iter().flatten().copied()
+    }
+}
+
+impl<'de> Deserialize<'de> for List<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyList).map(List)
+    }
+}
+
+/// Like [`List`], for elements that are lenient themselves: one pass instead of two.
+#[derive(Clone, Debug)]
+pub(crate) struct Each<T>(pub(crate) Option<Vec<T>>);
+
+impl<T> Default for Each<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Each<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnyEach(std::marker::PhantomData)).map(Each)
+    }
+}
+
+struct AnyList;
+
+impl<'de> Visitor<'de> for AnyList {
+    type Value = Option<Vec<&'de RawValue>>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+        AnyEach(std::marker::PhantomData).visit_seq(seq)
+    }
+    or_default! { visit_bool: bool, visit_u64: u64, visit_i64: i64, visit_f64: f64, visit_str: &str }
+    or_default! { unit }
+    or_default! { map }
+}
+
+struct AnyEach<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for AnyEach<T> {
+    type Value = Option<Vec<T>>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = seq.next_element()? {
+            elements.push(element);
+        }
+        Ok(Some(elements))
+    }
+    or_default! { visit_bool: bool, visit_u64: u64, visit_i64: i64, visit_f64: f64, visit_str: &str }
+    or_default! { unit }
+    or_default! { map }
+}
+
+/// Any value as its own bytes, for what is read only sometimes; absent and `null` are the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Raw<'a>(Option<&'a RawValue>);
+
+impl<'a> Raw<'a> {
+    /// The value's bytes.
+    pub fn get(self) -> Option<&'a str> {
+        self.0.map(RawValue::get).filter(|text| *text != "null")
+    }
+
+    /// The value read as one of the lenient types; its default when absent or unreadable.
+    pub fn read<T: Deserialize<'a> + Default>(self) -> T {
+        self.get().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&RawValue>::deserialize(deserializer).map(|raw| Self(Some(raw)))
+    }
+}
+
+/// Declares an object of lenient members. Unknown members are skipped, of doubled ones the last counts, and where the
+/// value is not an object at all every member is absent.
+macro_rules! object {
+    ($($(#[$doc:meta])* struct $name:ident { $($field:ident: $kind:ty = $key:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(crate) struct $name<'a> {
+            $(pub(crate) $field: $kind,)*
+            _bytes: std::marker::PhantomData<&'a ()>,
+        }
+
+        impl<'de> serde::de::Deserialize<'de> for $name<'de> {
+            fn deserialize<D: serde::de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+                type Members<'a> = $name<'a>;
+                struct AnyObject;
+                impl<'de> Visitor<'de> for AnyObject {
+                    type Value = Members<'de>;
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("anything") }
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                        let mut members = Members::default();
+                        while let Some(key) = map.next_key::<$crate::json::Text<'de>>()? {
+                            match key.get() {
+                                $(Some($key) => members.$field = map.next_value()?,)*
+                                _ => { map.next_value::<IgnoredAny>()?; }
+                            }
+                        }
+                        Ok(members)
+                    }
+                    $crate::json::or_default! {
+                        visit_bool: bool, visit_u64: u64, visit_i64: i64, visit_f64: f64, visit_str: &str,
+                    }
+                    $crate::json::or_default! { unit }
+                    $crate::json::or_default! { seq }
+                }
+                deserializer.deserialize_any(AnyObject)
+            }
+        }
+    )*};
+}
+pub(crate) use object;
+
+/// At most `max` characters of a provider's words, on one line.
+pub(crate) fn cut(text: &str, max: usize) -> String {
+    let mut kept: String = text.trim().chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if kept.len() < text.trim().len() {
+        kept.push('…');
+    }
+    kept
+}

@@ -28,6 +28,7 @@ pub mod lease;
 pub mod media;
 pub mod message;
 pub mod note;
+pub mod promises;
 pub mod rate_limit;
 pub mod receipt;
 pub mod result;

@@ -12,14 +12,14 @@ use std::fmt;
 use std::ops::Range;
 
 /// Deepest nesting of a webhook. Real ones have about ten levels.
-pub const MAX_DEPTH: usize = 64;
+pub(crate) const MAX_DEPTH: usize = 64;
 
 /// A body that JSON and the databases can hold, and the way back to the bytes it came from.
 ///
 /// Repaired are: a byte-order mark (dropped), invalid UTF-8 (each run becomes U+FFFD), `\u0000` and lone surrogates (become
 /// `\ufffd`), raw control characters inside strings (become spaces). All but the first two keep every length, so that an
 /// item can still be cut out of the original.
-pub struct Clean<'a> {
+pub(crate) struct Clean<'a> {
     arrived: Cow<'a, str>,
     repaired: Option<String>,
     lossy: bool,
@@ -35,7 +35,7 @@ impl fmt::Debug for Clean<'_> {
 
 impl<'a> Clean<'a> {
     /// Looks at every byte once; copies only when there is something to repair.
-    pub fn new(body: &'a [u8]) -> Self {
+    pub(crate) fn new(body: &'a [u8]) -> Self {
         let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
         let arrived = String::from_utf8_lossy(body);
         let lossy = matches!(arrived, Cow::Owned(_));
@@ -46,18 +46,18 @@ impl<'a> Clean<'a> {
     }
 
     /// What to parse.
-    pub fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         self.repaired.as_deref().unwrap_or(&self.arrived)
     }
 
     /// Deepest nesting of objects and arrays; 1 for `{}`.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.depth
     }
 
     /// The bytes that arrived for `part`, which must be a slice of [`Clean::text`]. A raw NUL byte, which no text column
     /// takes, stays repaired.
-    pub fn as_arrived<'s>(&'s self, part: &'s str) -> &'s str {
+    pub(crate) fn as_arrived<'s>(&'s self, part: &'s str) -> &'s str {
         if self.repaired.is_none() || self.raw_nul {
             return part;
         }
@@ -65,7 +65,7 @@ impl<'a> Clean<'a> {
     }
 
     /// Whether something was replaced inside `part`, which must be a slice of [`Clean::text`].
-    pub fn is_repaired(&self, part: &str) -> bool {
+    pub(crate) fn is_repaired(&self, part: &str) -> bool {
         let replaced = || self.range_of(part).and_then(|range| self.arrived.get(range)).is_some_and(|was| was != part);
         (self.lossy && part.contains('\u{FFFD}')) || (self.repaired.is_some() && replaced())
     }
@@ -187,16 +187,16 @@ pub(crate) use or_default;
 
 /// A string, or a number taken as its digits; anything else counts as absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Text<'a>(Option<Cow<'a, str>>);
+pub(crate) struct Text<'a>(Option<Cow<'a, str>>);
 
 impl Text<'_> {
     /// The text, when there is one that is more than blanks.
-    pub fn get(&self) -> Option<&str> {
+    pub(crate) fn get(&self) -> Option<&str> {
         self.0.as_deref().filter(|text| !text.trim().is_empty())
     }
 
     /// The text as a whole number, such as a unix time or an error code; a fraction is cut off.
-    pub fn integer(&self) -> Option<i64> {
+    pub(crate) fn integer(&self) -> Option<i64> {
         let text = self.get()?.trim();
         let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
         whole.parse().ok()
@@ -237,7 +237,7 @@ impl<'de> Deserialize<'de> for Text<'de> {
 
 /// A truth value, also as `"true"` or `1`; anything else counts as absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flag(pub Option<bool>);
+pub(crate) struct Flag(pub(crate) Option<bool>);
 
 impl<'de> Deserialize<'de> for Flag {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -271,21 +271,21 @@ impl<'de> Deserialize<'de> for Flag {
 
 /// The elements of an array, each as its own bytes, to be parsed one by one; `None` when it is not an array.
 #[derive(Clone, Debug, Default)]
-pub struct List<'a>(pub Option<Vec<&'a RawValue>>);
+pub(crate) struct List<'a>(pub(crate) Option<Vec<&'a RawValue>>);
 
 impl<'a> List<'a> {
     /// How many elements there are.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, Vec::len)
     }
 
     /// Whether there is nothing in it, or no array at all.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The elements; none when there is no array.
-    pub fn iter(&self) -> impl Iterator<Item = &'a RawValue> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a RawValue> + '_ {
         self.0.iter().flatten().copied()
     }
 }
@@ -348,16 +348,16 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for AnyEach<T> {
 
 /// Any value as its own bytes, for what is read only sometimes; absent and `null` are the same.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Raw<'a>(Option<&'a RawValue>);
+pub(crate) struct Raw<'a>(Option<&'a RawValue>);
 
 impl<'a> Raw<'a> {
     /// The value's bytes.
-    pub fn get(self) -> Option<&'a str> {
+    pub(crate) fn get(self) -> Option<&'a str> {
         self.0.map(RawValue::get).filter(|text| *text != "null")
     }
 
     /// The value read as one of the lenient types; its default when absent or unreadable.
-    pub fn read<T: Deserialize<'a> + Default>(self) -> T {
+    pub(crate) fn read<T: Deserialize<'a> + Default>(self) -> T {
         self.get().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
     }
 }
@@ -417,4 +417,127 @@ pub(crate) fn cut(text: &str, max: usize) -> String {
         kept.push('…');
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::nothing_to_do(br#"{"a":"plain \u00e4 \ud83d\ude00"}"#, r#"{"a":"plain \u00e4 \ud83d\ude00"}"#)]
+    #[case::nul(br#"{"a":"x\u0000y"}"#, r#"{"a":"x\ufffdy"}"#)]
+    #[case::lone_high(br#"{"a":"x\uD83Dy"}"#, r#"{"a":"x\ufffdy"}"#)]
+    #[case::lone_low(br#"{"a":"\udc00"}"#, r#"{"a":"\ufffd"}"#)]
+    #[case::high_before_high(br#"{"a":"\ud83d\ud83d\ude00"}"#, r#"{"a":"\ufffd\ud83d\ude00"}"#)]
+    #[case::high_at_the_end(br#"{"a":"\ud83d"}"#, r#"{"a":"\ufffd"}"#)]
+    #[case::escaped_backslash_is_no_escape(br#"{"a":"\\u0000"}"#, r#"{"a":"\\u0000"}"#)]
+    #[case::escaped_quote_ends_no_string(br#"{"a":"\"\u0000"}"#, r#"{"a":"\"\ufffd"}"#)]
+    #[case::raw_control(b"{\"a\":\"x\ny\0\"}", r#"{"a":"x y "}"#)]
+    #[case::blanks_between_members(b"{\n\t\"a\": 1}", "{\n\t\"a\": 1}")]
+    #[case::byte_order_mark(b"\xEF\xBB\xBF{}", "{}")]
+    #[case::not_utf8(b"{\"a\":\"\xFF\"}", "{\"a\":\"\u{FFFD}\"}")]
+    #[case::cut_in_an_escape(br#"{"a":"\u00"#, r#"{"a":"\u00"#)]
+    #[case::cut_after_a_backslash(br#"{"a":"\"#, r#"{"a":"\"#)]
+    fn what_is_parsed(#[case] arrived: &[u8], #[case] parsed: &str) {
+        assert_eq!(Clean::new(arrived).text(), parsed);
+    }
+
+    #[test]
+    fn a_repaired_part_is_still_found_as_it_arrived() {
+        let clean = Clean::new(br#"[{"a":"\u0000"},{"b":"\ud800"},{"c":1}]"#);
+        let list: List<'_> = serde_json::from_str(clean.text()).unwrap();
+        let arrived: Vec<_> = list.iter().map(|part| clean.as_arrived(part.get())).collect();
+        assert_eq!(arrived, [r#"{"a":"\u0000"}"#, r#"{"b":"\ud800"}"#, r#"{"c":1}"#]);
+        let repaired: Vec<_> = list.iter().map(|part| clean.is_repaired(part.get())).collect();
+        assert_eq!(repaired, [true, true, false]);
+    }
+
+    #[test]
+    fn a_raw_nul_is_never_given_back() {
+        let clean = Clean::new(b"[{\"a\":\"x\0y\"}]");
+        let list: List<'_> = serde_json::from_str(clean.text()).unwrap();
+        let part = list.iter().next().unwrap().get();
+        assert_eq!(clean.as_arrived(part), r#"{"a":"x y"}"#);
+        assert!(clean.is_repaired(part));
+    }
+
+    #[rstest]
+    #[case("{}", 1)]
+    #[case(r#"{"a":[[{"b":"]]}}[[[["}]]}"#, 4)]
+    #[case("1", 0)]
+    #[case("}}}[", 1)]
+    fn depth_counts_brackets_outside_strings(#[case] json: &str, #[case] depth: usize) {
+        assert_eq!(Clean::new(json.as_bytes()).depth(), depth);
+    }
+
+    object! {
+        struct Sample {
+            text: Text<'a> = "text",
+            flag: Flag = "flag",
+            list: List<'a> = "list",
+            raw: Raw<'a> = "raw",
+        }
+    }
+
+    #[rstest]
+    #[case(r#"{"text":"a"}"#, Some("a"))]
+    #[case(r#"{"text":"\u0061\/"}"#, Some("a/"))]
+    #[case(r#"{"te\u0078t":"a"}"#, Some("a"))]
+    #[case(r#"{"text":17841400000000001}"#, Some("17841400000000001"))]
+    #[case(r#"{"text":-5}"#, Some("-5"))]
+    #[case(r#"{"text":1.5}"#, Some("1.5"))]
+    #[case(r#"{"text":null}"#, None)]
+    #[case(r#"{"text":true}"#, None)]
+    #[case(r#"{"text":{"body":"a"}}"#, None)]
+    #[case(r#"{"text":["a"]}"#, None)]
+    #[case(r#"{"text":"  "}"#, None)]
+    #[case(r#"{"text":"a","text":"b"}"#, Some("b"))]
+    #[case("{}", None)]
+    #[case("[]", None)]
+    #[case("null", None)]
+    #[case("\"text\"", None)]
+    fn a_text_is_taken_wherever_it_can_be(#[case] json: &str, #[case] want: Option<&str>) {
+        assert_eq!(serde_json::from_str::<Sample<'_>>(json).unwrap().text.get(), want);
+    }
+
+    #[rstest]
+    #[case(r#""1795339800""#, Some(1_795_339_800))]
+    #[case("1795339800", Some(1_795_339_800))]
+    #[case("1795339800.75", Some(1_795_339_800))]
+    #[case(r#"" 5 ""#, Some(5))]
+    #[case(r#""99999999999999999999""#, None)]
+    #[case(r#""soon""#, None)]
+    fn whole_numbers(#[case] json: &str, #[case] want: Option<i64>) {
+        assert_eq!(serde_json::from_str::<Text<'_>>(json).unwrap().integer(), want);
+    }
+
+    proptest! {
+        /// Whatever can be parsed before the repair can be parsed after it, and no length changes.
+        #[test]
+        fn repairs_keep_lengths(text in r#"("[a-z\\"{}]{0,8}|\\u0000|\\ud[89cd]0[0-9]|[\[\],:]){0,20}"#) {
+            let clean = Clean::new(text.as_bytes());
+            prop_assert_eq!(clean.text().len(), text.len());
+            prop_assert_eq!(clean.as_arrived(clean.text()), &text);
+        }
+
+        #[test]
+        fn what_is_clean_stays_untouched(text in "[ -~äöü😀]{0,40}") {
+            let json = serde_json::to_string(&serde_json::json!({ "text": text })).unwrap();
+            let clean = Clean::new(json.as_bytes());
+            prop_assert_eq!(clean.text(), &json);
+            prop_assert!(!clean.is_repaired(clean.text()));
+        }
+
+        #[test]
+        fn wrong_types_are_never_an_error(members in prop::collection::vec((
+            prop::sample::select(vec!["text", "flag", "list", "raw"]),
+            prop::sample::select(vec!["null", "true", "1", "-2.5", r#""x""#, "[1,[]]", r#"{"a":{}}"#, "1e300"]),
+        ), 0..6)) {
+            let body: Vec<String> = members.iter().map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+            let json = format!("{{{}}}", body.join(","));
+            prop_assert!(serde_json::from_str::<Sample<'_>>(&json).is_ok(), "{json}");
+        }
+    }
 }

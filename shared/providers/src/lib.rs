@@ -4,7 +4,7 @@
 //! A new provider is one folder here and one line in [`source_kinds`] or [`channel_kinds`].
 
 mod items;
-pub mod json;
+mod json;
 pub mod meta;
 pub mod whatsapp;
 

@@ -1,4 +1,4 @@
-//! `X-Hub-Signature-256`: HMAC-SHA256 of the raw body under the app secret (`docs/providers/meta.md`).
+//! `X-Hub-Signature-256`: HMAC-SHA256 of the raw body under the app secret.
 //!
 //! Meta signs the escaped form (`\u00e4`, `\/`) and sends that very form, so the bytes are hashed as they arrived and never
 //! written anew. The signature carries no time: a repeated webhook is caught by the keys of its items, not here.

@@ -7,7 +7,7 @@ mod replies;
 mod statuses;
 
 use crate::items::Items;
-use crate::json::{List, Text, object};
+use crate::json::{List, Raw, Text, object};
 use crate::meta::ABOVE_CHANGE;
 use crate::{ChannelKind, Malformed};
 use domain::{Accepted, Account, AccountKey, Call, Channel, Outgoing, Refused, Reply, SendError, SendJob, Window};
@@ -60,6 +60,14 @@ object! {
     struct Metadata {
         phone_number_id: Text<'a> = "phone_number_id",
     }
+    /// The same members, when they turned out not to be arrays.
+    struct OddChange {
+        value: OddValue<'a> = "value",
+    }
+    struct OddValue {
+        messages: Raw<'a> = "messages",
+        statuses: Raw<'a> = "statuses",
+    }
 }
 
 /// Takes one change apart. Fields other than `messages` (templates, quality, calls, echoes of the business's own phone, and
@@ -86,7 +94,12 @@ pub(crate) fn change(part: &str, items: &mut Items<'_>) -> Result<(), Malformed>
     let field = change.field.get().unwrap_or("messages");
     let says_nothing = value.messages.is_empty() && value.statuses.is_empty() && value.errors.is_empty();
     if field != "messages" || says_nothing {
-        if !items.too_deep(part, ABOVE_CHANGE, account) {
+        if items.too_deep(part, ABOVE_CHANGE, account) {
+            return Ok(());
+        }
+        if field == "messages" && has_odd_members(part) {
+            items.bad(account, "UNREADABLE", "messages or statuses that are not an array", part);
+        } else {
             items.event(account, field, Some(part));
         }
         return Ok(());
@@ -110,4 +123,10 @@ pub(crate) fn change(part: &str, items: &mut Items<'_>) -> Result<(), Malformed>
         }
     }
     Ok(())
+}
+
+/// Whether a change that seems to say nothing says something in a form we do not read. That is set aside, not passed over.
+fn has_odd_members(part: &str) -> bool {
+    let odd: OddChange<'_> = serde_json::from_str(part).unwrap_or_default();
+    [odd.value.messages, odd.value.statuses].into_iter().filter_map(Raw::get).any(|member| !member.starts_with('['))
 }

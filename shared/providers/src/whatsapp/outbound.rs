@@ -1,11 +1,8 @@
-//! What can be sent, and the exact JSON that sends it (`docs/providers/whatsapp.md`).
+//! What can be sent, and the exact JSON that sends it.
 
 use domain::outbound::HttpCall;
 use domain::{Account, Call, Content, Identity, Outgoing, Recipient, Refused, SendError, SendJob, Window};
 use serde::Serialize;
-
-/// Version of the Graph API that is called. A version lives about two years.
-const VERSION: &str = "v25.0";
 
 /// Longest text, in characters.
 const MAX_TEXT: usize = 4096;
@@ -160,21 +157,10 @@ pub(super) fn request(job: &SendJob, account: &Account) -> Result<Call, SendErro
     let body = serde_json::to_vec(&body).map_err(|error| rejected("unserializable", &error.to_string()))?;
     Ok(Call::Http(HttpCall {
         method: "POST",
-        url: format!("{}/{}/messages", base(&account.api_base), account.external_id),
+        url: format!("{}/{}/messages", account.api_base, account.external_id),
         bearer: Some(account.access_token.clone()),
         body: Some(("application/json", body)),
     }))
-}
-
-/// The API's base with a version: the configured one where `api_base` ends in one, ours otherwise.
-fn base(api_base: &str) -> String {
-    let api_base = api_base.trim_end_matches('/');
-    let last = api_base.rsplit('/').next().unwrap_or_default();
-    let versioned = last
-        .strip_prefix('v')
-        .and_then(|version| version.split_once('.'))
-        .is_some_and(|(major, minor)| [major, minor].iter().all(|n| n.parse::<u16>().is_ok()));
-    if versioned { api_base.to_owned() } else { format!("{api_base}/{VERSION}") }
 }
 
 /// The number when one is known, else the business-scoped id; each by its form, never by the member that holds it.

@@ -1,5 +1,5 @@
 //! What WhatsApp's answers mean. The error code decides; the HTTP status only where there is none, since throttling alone
-//! comes as 400, 403 and 429 (`docs/providers/whatsapp.md`, table of codes).
+//! comes as 400, 403 and 429.
 
 use super::errors::ErrorObject;
 use super::statuses::MAX_ID;

@@ -144,13 +144,6 @@ impl Config {
     pub fn account(&self, name: &AccountName) -> Option<&Account> {
         self.accounts.iter().find(|account| account.name == *name)
     }
-
-    /// The source that gets what arrives at the CRM's old address: the one that says so, else the only `meta` one.
-    pub fn crm_alias(&self) -> Option<&Source> {
-        let mut meta = self.sources.iter().filter(|source| source.kind == "meta");
-        let claimed = self.sources.iter().find(|source| source.crm_alias);
-        claimed.or_else(|| meta.next().filter(|_| meta.next().is_none()))
-    }
 }
 
 fn read(mut root: Table, path: Option<&Path>, demo: bool, reading: &Reading<'_>) -> Config {
@@ -195,6 +188,11 @@ fn read(mut root: Table, path: Option<&Path>, demo: bool, reading: &Reading<'_>)
     let tokens = api_tokens.into_iter().enumerate();
     config.api_tokens = tokens.filter_map(|entry| people::read_token(listed("api_tokens", "name", entry))).collect();
 
+    // The CRM's old address belongs to the only app there is.
+    let mut meta = config.sources.iter_mut().filter(|source| source.kind == "meta");
+    if let (Some(only), None) = (meta.next(), meta.next()) {
+        only.crm_alias = true;
+    }
     check::check(&config, reading);
     check::check_account_sources(&config, &source_names, reading);
     config

@@ -37,7 +37,7 @@ impl<'a> Clean<'a> {
     /// Looks at every byte once; copies only when there is something to repair.
     pub(crate) fn new(body: &'a [u8]) -> Self {
         let body = body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body);
-        let arrived = String::from_utf8_lossy(body);
+        let arrived = std::str::from_utf8(body).map_or_else(|_| String::from_utf8_lossy(body), Cow::Borrowed);
         let lossy = matches!(arrived, Cow::Owned(_));
         let scan = Scan::of(arrived.as_bytes());
         // Only ASCII was replaced by ASCII, so the copy is UTF-8 as the original was.
@@ -115,7 +115,13 @@ impl Scan {
 
     /// Walks a string whose first byte is at `at`; returns the place behind its closing quote.
     fn string(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        while let Some(byte) = bytes.get(at) {
+        loop {
+            while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk)
+                && is_plain(*eight)
+            {
+                at += eight.len();
+            }
+            let Some(byte) = bytes.get(at) else { return at };
             match byte {
                 b'"' => return at + 1,
                 b'\\' => at = self.escape(bytes, at),
@@ -127,7 +133,6 @@ impl Scan {
                 _ => at += 1,
             }
         }
-        at
     }
 
     /// Steps over the escape at `at`, after replacing it when it stands for nothing that can be kept.
@@ -151,6 +156,17 @@ impl Scan {
             place.copy_from_slice(with);
         }
     }
+}
+
+/// Whether none of eight bytes is a quote, a backslash or a control character, looked at all at once: subtracting borrows
+/// from the high bit of a byte that is smaller than what is subtracted, and a byte equal to another is zero after XOR.
+fn is_plain(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGH_BITS: u64 = u64::from_le_bytes([0x80; 8]);
+    let word = u64::from_le_bytes(bytes);
+    let any_below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH_BITS;
+    let any_equal = |byte: u8| any_below(word ^ (ONES * u64::from(byte)), 1);
+    any_below(word, 0x20) | any_equal(b'"') | any_equal(b'\\') == 0
 }
 
 fn hex4(bytes: &[u8], at: usize) -> Option<u32> {
@@ -520,6 +536,18 @@ mod tests {
             let clean = Clean::new(text.as_bytes());
             prop_assert_eq!(clean.text().len(), text.len());
             prop_assert_eq!(clean.as_arrived(clean.text()), &text);
+        }
+
+        #[test]
+        fn eight_bytes_are_judged_as_one_by_one(bytes in any::<[u8; 8]>()) {
+            let plain = bytes.iter().all(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1F));
+            prop_assert_eq!(is_plain(bytes), plain);
+        }
+
+        #[test]
+        fn eight_likely_bytes_are_judged_as_one_by_one(bytes in prop::array::uniform8(prop::sample::select(b"\"\\\x00\x1F\x20\x21a\x7F\x80\xA2\xFF".to_vec()))) {
+            let plain = bytes.iter().all(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1F));
+            prop_assert_eq!(is_plain(bytes), plain);
         }
 
         #[test]

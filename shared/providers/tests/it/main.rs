@@ -7,6 +7,7 @@ mod batches;
 mod handshakes;
 mod messages;
 mod poison;
+mod registries;
 mod requests;
 mod signatures;
 mod speed;

@@ -91,11 +91,12 @@ pub(super) fn check_account_sources(config: &Config, sources: &BTreeSet<String>,
 fn check_alias(config: &Config, reading: &Reading<'_>) {
     let at = reading.at(0);
     let meta = config.sources.iter().filter(|source| source.kind == "meta").collect::<Vec<_>>();
+    let names = meta.iter().map(|source| &source.name).collect::<BTreeSet<_>>().len();
     let claims = meta.iter().filter(|source| source.crm_alias).count();
-    if meta.len() > 1 && claims != 1 {
+    // One that is there twice was told already.
+    if names == meta.len() && names > 1 && claims != 1 {
         reading.problem(format!(
-            "{at}there are {} [[sources]] of kind meta and {claims} with `crm_alias = true`: let exactly one have it, it gets what arrives at /api/webhooks/whatsapp.",
-            meta.len()
+            "{at}there are {names} [[sources]] of kind meta and {claims} with `crm_alias = true`: let exactly one have it, it gets what arrives at /api/webhooks/whatsapp."
         ));
     }
 }

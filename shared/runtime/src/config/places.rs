@@ -140,7 +140,7 @@ pub(super) fn read_blobs(table: TableReader<'_, '_>, data_dir: &Path) -> BlobsPl
                 }
             }
             None if url.starts_with("s3://") => {
-                table.wrong("url", "begins with s3://, which is not served by this version yet")
+                table.wrong("url", "begins with s3://, which is not served by this version yet");
             }
             None => table.wrong("url", "must begin with file:, such as \"file:./roost-data/media\""),
         }

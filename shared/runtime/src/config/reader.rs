@@ -136,7 +136,7 @@ impl<'r, 'e> TableReader<'r, 'e> {
             (Some(name), _) => self.reading.problem(format!("The environment variable {name} {}.", what.as_ref())),
             (None, Some(entry)) => {
                 let at = self.reading.at(entry.line);
-                self.reading.problem(format!("{at}`{key}` in {} {}.", self.label, what.as_ref()));
+                self.reading.problem(ended(format!("{at}`{key}` in {} {}", self.label, what.as_ref())));
             }
             (None, None) => self.missing(key, what),
         }
@@ -179,6 +179,11 @@ impl<'r, 'e> TableReader<'r, 'e> {
         self.get(key).is_some()
     }
 
+    /// Whether the key is there and holds an empty list.
+    pub(super) fn is_empty_list(&self, key: &'static str) -> bool {
+        matches!(self.get(key), Some(Value::List(entries)) if entries.is_empty())
+    }
+
     /// Text.
     pub(super) fn text(&self, key: &'static str) -> Option<String> {
         match self.get(key)? {
@@ -213,10 +218,10 @@ impl<'r, 'e> TableReader<'r, 'e> {
         if found.is_none() {
             let hint = match nearest(&text, words.iter().copied()) {
                 Some(near) => format!("did you mean {near:?}?"),
-                None => "see docs/configuration.md".into(),
+                None => "it is one of these words".into(),
             };
             let words = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
-            self.wrong(key, format!("must be {words}, not {text:?}; {hint}").trim_end_matches('.'));
+            self.wrong(key, format!("must be {words}, not {text:?}; {hint}"));
         }
         found
     }
@@ -321,6 +326,11 @@ impl<'r, 'e> TableReader<'r, 'e> {
             self.reading.problem(format!("{at}`{key}` is not a key of {}; {hint}", self.label));
         }
     }
+}
+
+/// With a full stop, unless it is a question.
+fn ended(sentence: String) -> String {
+    if sentence.ends_with('?') { sentence } else { sentence + "." }
 }
 
 /// The known word a person most probably meant.

@@ -40,8 +40,8 @@ pub(super) fn read(table: TableReader<'_, '_>) -> Option<Source> {
         table.missing("app_secret", "is the Meta app's secret, such as [\"env:META_APP_SECRET\"]; without it nobody could tell a forged webhook");
     }
     let secrets = table.secrets("app_secret");
-    if secrets.is_empty() && table.has("app_secret") {
-        table.wrong("app_secret", "holds no usable secret");
+    if table.is_empty_list("app_secret") {
+        table.wrong("app_secret", "is an empty list: without a secret nobody could tell a forged webhook");
     }
     for secret in &secrets {
         let length = secret.expose().len();

@@ -103,7 +103,7 @@ tuning! {
     count ingest_batch "ingest_batch" = 500, 1 to 10_000;
     /// How long ingest waits for a batch to fill.
     ms ingest_linger "ingest_linger_ms" = 5, 0 to 1_000;
-    /// Queue messages ingest holds; at least two batches of messages that carry one webhook each would be 1,000.
+    /// Queue messages ingest holds: two batches and more, where a message carries a few webhooks.
     count ingest_prefetch "ingest_prefetch" = 256, 1 to 10_000;
     /// Writers inside an ingest process, sharded by contact.
     count ingest_writers "ingest_writers" = 2, 1 to 64;

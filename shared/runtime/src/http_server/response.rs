@@ -39,7 +39,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ResponseBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match &mut self.content {
             Content::Handlers(body) => Pin::new(body).poll_frame(cx),
-            Content::Ours(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|Ok(frame)| Ok(frame))),
+            Content::Ours(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
     }
 

@@ -139,7 +139,7 @@ impl Gauge {
             .with_description(help)
             .with_callback(move |observer: &dyn AsyncInstrument<f64>| {
                 read.each(|point: &Point| {
-                    observer.observe(f64::from_bits(point.bits.load(Relaxed)), &point.attributes)
+                    observer.observe(f64::from_bits(point.bits.load(Relaxed)), &point.attributes);
                 });
             })
             .build();

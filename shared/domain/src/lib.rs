@@ -21,6 +21,10 @@ pub use contact::{Identity, IdentityKind, Scope};
 pub use correlation::{Correlation, DeploymentId};
 pub use id::*;
 pub use inbound::{AccountKey, Inbound, Item, Receipt};
-pub use message::{AttemptOutcome, Channel, ConversationStatus, Direction, MessageType, Origin, Role, SendState, Status};
-pub use outbound::{Accepted, Call, Content, HttpCall, Outgoing, Recipient, Refused, Reply, SendError, SendJob, Window};
+pub use message::{
+    AttemptOutcome, Channel, ConversationStatus, Direction, MessageType, Origin, Role, SendState, Status,
+};
+pub use outbound::{
+    Accepted, Call, Content, HttpCall, Outgoing, Recipient, Refused, Reply, SendError, SendJob, Window,
+};
 pub use time::Timestamp;

@@ -18,6 +18,31 @@ pub fn slot_spacing(rate: f64) -> Duration {
     Duration::from_secs_f64(1.0 / (USABLE_SHARE * rate.clamp(0.001, 100_000.0)))
 }
 
+/// Slots of one scope, taken together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// When the first one starts.
+    pub first: Timestamp,
+    /// How many there are.
+    pub count: u32,
+    /// When the scope's next one may start: what is kept as its `tat`.
+    pub tat: Timestamp,
+}
+
+/// Up to `wanted` slots of a scope with `rate` calls a second whose next one may start at `tat`: those that start at
+/// `from` or later and before `until`.
+pub fn slots(tat: Timestamp, rate: f64, wanted: u32, from: Timestamp, until: Timestamp) -> Slots {
+    let spacing = slot_spacing(rate);
+    let first = tat.max(from);
+    if first >= until {
+        return Slots { first, count: 0, tat };
+    }
+    let room = until.since(first).as_secs_f64() / spacing.as_secs_f64();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and `as` saturates")]
+    let count = wanted.min(room.ceil() as u32);
+    Slots { first, count, tat: if count == 0 { tat } else { first + spacing * count } }
+}
+
 /// The rate after a throttling reply: 30 % less, never below the probe.
 pub fn slowed(rate: f64) -> f64 {
     (rate * 0.7).max(PROBE_RATE.min(rate))
@@ -49,6 +74,23 @@ mod tests {
             // Worst case: the first used at the end of its tolerance, the last at its start.
             let in_a_second = 1.0 + ((1.0 + SLOT_TOLERANCE.as_secs_f64()) / spacing).floor();
             assert!(in_a_second <= rate + 1.0, "{rate}: {in_a_second}");
+        }
+    }
+
+    #[test]
+    fn slots_taken_in_turns_stand_as_far_apart_as_slots_taken_at_once() {
+        let now = Timestamp::from_seconds(1_795_339_800);
+        for rate in [1.0, 7.0, 80.0, 1000.0] {
+            let (mut tat, mut starts) = (Timestamp::EPOCH, Vec::new());
+            for turn in 0u32..60 {
+                let from = now + SLOT_HORIZON * turn / 3;
+                let taken = slots(tat, rate, 1 + turn % 5, from, from + SLOT_HORIZON);
+                starts.extend((0..taken.count).map(|n| taken.first + slot_spacing(rate) * n));
+                tat = taken.tat;
+            }
+            assert!(!starts.is_empty(), "{rate}");
+            let apart = slot_spacing(rate) - Duration::from_micros(1);
+            assert!(starts.windows(2).all(|pair| pair[1].since(pair[0]) >= apart), "{rate}: {starts:?}");
         }
     }
 

@@ -50,7 +50,12 @@ pub enum Window {
 
 impl Window {
     /// The window of a conversation. On a channel with a window, no `expires_at` means closed: nobody has written yet.
-    pub fn of(has_window: bool, expires_at: Option<Timestamp>, last_inbound_at: Option<Timestamp>, now: Timestamp) -> Self {
+    pub fn of(
+        has_window: bool,
+        expires_at: Option<Timestamp>,
+        last_inbound_at: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Self {
         match (has_window, expires_at) {
             (false, _) => Window::None,
             (true, Some(until)) if until > now => Window::Open(until),

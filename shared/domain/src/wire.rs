@@ -122,7 +122,9 @@ impl WebhookBatch {
             buffer.put_u8(FRAMING);
         }
         let (head, body): (FrameHead, &[u8]) = match frame {
-            Frame::Webhook(WebhookFrame { head, body: Body::Inline(bytes) }) => (FrameHead::Webhook(head.clone()), bytes),
+            Frame::Webhook(WebhookFrame { head, body: Body::Inline(bytes) }) => {
+                (FrameHead::Webhook(head.clone()), bytes)
+            }
             Frame::Webhook(WebhookFrame { head, body: Body::Stored(key) }) => {
                 (FrameHead::Stored { head: head.clone(), key: key.clone() }, &[])
             }

@@ -1,1 +1,8 @@
-fn main() {}
+//! The one binary; everything it does is in the library beside it, so that tests start the very same thing.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    roost::main()
+}

@@ -1,5 +1,12 @@
 //! What tests need: fresh databases and queues, servers that may be killed, a proxy that cuts lines. Development only.
 
+pub mod amqp;
+#[cfg(feature = "store")]
 pub mod database;
+pub mod proxy;
+#[cfg(feature = "store")]
+pub mod rows;
+pub mod servers;
 
+#[cfg(feature = "store")]
 pub use database::{Database, TestDatabase, fresh_store};

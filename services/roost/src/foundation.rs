@@ -1,0 +1,162 @@
+//! What the roles stand on: store, queue, object store, metrics, health. Opened once, in this order, and watched.
+
+use crate::cli::Role;
+use anyhow::{Context as _, Result};
+use domain::Clock;
+use queue::{Queue, QueueHealth, QueueOptions, QueueUrl};
+use runtime::blobs::Blobs;
+use runtime::config::{QueuePlace, StorePlace};
+use runtime::health::{Health, Part};
+use runtime::metrics::Metrics;
+use runtime::{Config, instance};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{SchemaState, Store, StoreOptions, StoreUrl};
+use tokio_util::sync::CancellationToken;
+
+/// How often a store that is not ready is asked again, and one that is.
+const ASK_STORE_AGAIN: Duration = Duration::from_millis(200);
+const ASK_READY_STORE_AGAIN: Duration = Duration::from_secs(2);
+/// How often gauges are read.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// What the roles stand on.
+pub(crate) struct Foundation {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) instance: String,
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) queue: Queue,
+    /// Ingress alone opens no database.
+    pub(crate) store: Option<Store>,
+    pub(crate) blobs: Blobs,
+}
+
+/// The store's options under this configuration.
+pub(crate) fn store_options(config: &Config, instance: &str) -> StoreOptions {
+    let url = match &config.store.place {
+        StorePlace::Postgres(url) => StoreUrl::Postgres(url.expose().to_owned()),
+        StorePlace::Sqlite(path) => StoreUrl::Sqlite(path.clone()),
+    };
+    StoreOptions {
+        application_name: format!("roost/{instance}"),
+        max_connections: config.store.max_connections,
+        acquire_timeout: config.tuning.acquire_timeout,
+        statement_timeout: config.tuning.statement_timeout,
+        ..StoreOptions::new(url)
+    }
+}
+
+impl Foundation {
+    /// Opens everything `roles` need. A broker or a database server may be away: the roles wait for it and say so.
+    pub(crate) async fn open(
+        config: Config,
+        roles: &[Role],
+        metrics: Metrics,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        runtime::tls::install_provider();
+        let instance = instance::instance_name();
+        let health = Health::new();
+        let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+        metrics.build_info(env!("CARGO_PKG_VERSION"), &names.join(" "));
+
+        let store = if roles == [Role::Ingress] {
+            None
+        } else {
+            Some(Store::open(&store_options(&config, &instance)).await.context("the store cannot be opened")?)
+        };
+        let url = match &config.queue.place {
+            QueuePlace::RabbitMq(url) => QueueUrl::Amqp(url.clone()),
+            QueuePlace::Embedded(path) => QueueUrl::Embedded(path.clone()),
+        };
+        let options = QueueOptions {
+            url,
+            prefix: config.queue.prefix.clone(),
+            role: names.join("+"),
+            instance: instance.clone(),
+        };
+        let queue = Queue::open(options).await.context("the queue cannot be opened")?;
+        let blobs = Blobs::open(&config.blobs).context("the object store cannot be opened")?;
+
+        tokio::spawn(watch_queue(queue.clone(), health.part("queue"), metrics.clone()));
+        if let Some(store) = &store {
+            tokio::spawn(watch_store(store.clone(), health.part("store"), stop.clone()));
+        }
+        tokio::spawn(read_gauges(queue.clone(), store.clone(), metrics.clone()));
+        let clock = config.clock();
+        Ok(Self { config: Arc::new(config), clock, instance, health, metrics, queue, store, blobs })
+    }
+
+    /// The store, for a role that has one.
+    pub(crate) fn store(&self) -> Result<Store> {
+        self.store.clone().context("this role runs without a store")
+    }
+
+    /// Closes what was opened, in reverse.
+    pub(crate) async fn close(self) {
+        self.queue.close(Duration::from_secs(5)).await;
+        if let Some(store) = self.store {
+            // A connection stuck in a dead network must not keep the process.
+            let _ = tokio::time::timeout(Duration::from_secs(5), store.close()).await;
+        }
+    }
+}
+
+async fn watch_queue(queue: Queue, part: Part, metrics: Metrics) {
+    let mut health = queue.health();
+    loop {
+        let now = health.borrow_and_update().clone();
+        metrics.broker(now.is_up() || matches!(now, QueueHealth::Blocked(_)), matches!(now, QueueHealth::Blocked(_)));
+        match now {
+            QueueHealth::Up => part.ready(),
+            QueueHealth::Connecting => part.not_ready("connecting to the broker"),
+            QueueHealth::Down(reason) => part.not_ready(format!("the broker is away: {reason}")),
+            QueueHealth::Blocked(reason) => part.not_ready(format!("the broker takes nothing for now: {reason}")),
+        }
+        if health.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn watch_store(store: Store, part: Part, stop: CancellationToken) {
+    loop {
+        let wait = match store.schema_state().await {
+            Ok(SchemaState::Fits) => {
+                part.ready();
+                ASK_READY_STORE_AGAIN
+            }
+            Ok(SchemaState::TooOld { have, need }) => {
+                part.not_ready(format!("the schema is at {have}, this version needs {need}: run `roost migrate`"));
+                ASK_STORE_AGAIN
+            }
+            Err(error) => {
+                part.not_ready(format!("the database is away: {error}"));
+                ASK_STORE_AGAIN
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn read_gauges(queue: Queue, store: Option<Store>, metrics: Metrics) {
+    let mut ticks = tokio::time::interval(GAUGES_EVERY);
+    loop {
+        ticks.tick().await;
+        for (name, topic) in queue.stats().topics {
+            if let Some(age) = topic.last_age {
+                metrics.queue_oldest_age(&name, age);
+            }
+        }
+        if let Some(store) = &store {
+            let (open, idle) = store.pool_size();
+            metrics.db_pool("open", u64::from(open));
+            metrics.db_pool("idle", u64::try_from(idle).unwrap_or(u64::MAX));
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! The whole system from outside: the real binary, real servers, the simulator in the provider's place.
+
+mod acceptance;
+mod chaos;
+mod flows;
+mod shutdown;
+
+/// The binary these tests start.
+const ROOST: &str = env!("CARGO_BIN_EXE_roost-under-test");

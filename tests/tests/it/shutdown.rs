@@ -1,0 +1,98 @@
+//! Starting and stopping, as an operator does it.
+
+use crate::ROOST;
+use roost_tests::{Process, Stack, System, SystemOptions};
+use std::path::Path;
+use std::time::Duration;
+
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn sigterm_ends_every_role_cleanly_within_thirty_seconds_on_postgres_rabbitmq() {
+    let roles = [("ingress", "ingress"), ("ingest", "ingest"), ("inbox", "inbox"), ("sender", "sender")];
+    let mut system =
+        System::start(ROOST, SystemOptions::new(Stack::PostgresRabbitMq).with_roles(&roles)).await.unwrap();
+    for (name, _) in roles {
+        let status = system.process(name).terminate(DRAIN_LIMIT).await.unwrap();
+        assert_eq!(status.code(), Some(0), "{name}:\n{}", system.process(name).last_lines(20));
+    }
+}
+
+#[tokio::test]
+async fn sigterm_ends_up_cleanly_and_a_second_start_finds_everything() {
+    let mut system = System::start(ROOST, SystemOptions::new(Stack::SqliteEmbedded)).await.unwrap();
+    system.simulator.customer_writes("351912000333", "Rita", "before").done().await;
+    let status = system.process("up").terminate(DRAIN_LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", system.last_lines());
+    system.process("up").run().unwrap();
+    let api = system.api();
+    let found = roost_tests::wait::until("the message after the restart", Duration::from_secs(20), async || {
+        Ok(api.conversation_with("+351912000333").await.ok().flatten())
+    });
+    assert_eq!(found.await.unwrap().unread_count, 1);
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_files_is_told_so() {
+    let system = System::start(ROOST, SystemOptions::new(Stack::SqliteEmbedded)).await.unwrap();
+    let config = std::fs::read_to_string(system.folder.join("up.toml")).unwrap();
+    // The same files, other ports.
+    let other = config.lines().filter(|line| !line.starts_with("listen") && !line.starts_with("admin_listen"));
+    let other = other
+        .collect::<Vec<_>>()
+        .join("\n")
+        .replace("[http]", "[http]\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"");
+    let file = system.folder.join("second.toml");
+    std::fs::write(&file, other).unwrap();
+    let args = ["up", "--config", file.to_str().unwrap()];
+    let mut second = Process::start("second", Path::new(ROOST), &args, &[], &system.folder).unwrap();
+    let status = second.ended(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(status.code(), Some(64), "{}", second.printed());
+    assert!(second.printed().contains("already"), "{}", second.printed());
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_a_sentence_and_exit_64_and_nothing_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = [
+        ("[http]\nlisten = \"127.0.0.1:0\"\nlissten = \"x\"\n", "listen"),
+        ("[[sources]]\nname = \"meta\"\nkind = \"meta\"\n", "app_secret"),
+        (
+            "[[sources]]\nname = \"meta\"\nkind = \"meta\"\napp_secret = [\"env:NOT_SET_ANYWHERE\"]\n",
+            "NOT_SET_ANYWHERE",
+        ),
+        ("[store]\nurl = \"mysql://x\"\n", "postgres://"),
+    ];
+    for (index, (text, names)) in cases.into_iter().enumerate() {
+        let file = folder.path().join(format!("{index}.toml"));
+        std::fs::write(&file, format!("data_dir = \"{}/data\"\n{text}", folder.path().display())).unwrap();
+        for verb in [&["up", "--config"][..], &["config", "check", "--config"][..]] {
+            let mut words = verb.to_vec();
+            words.push(file.to_str().unwrap());
+            let name = format!("bad-{index}-{}", verb[0]);
+            let mut process = Process::start(&name, Path::new(ROOST), &words, &[], folder.path()).unwrap();
+            let status = process.ended(Duration::from_secs(20)).await.unwrap();
+            assert_eq!(status.code(), Some(64), "{words:?}: {}", process.printed());
+            assert!(process.printed().contains(names), "{words:?}: {}", process.printed());
+        }
+    }
+    assert!(!folder.path().join("data").exists(), "nothing was started");
+}
+
+#[tokio::test]
+async fn a_taken_port_is_exit_64_and_says_which() {
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("roost.toml");
+    let text = format!(
+        "data_dir = \"{}/data\"\n[http]\nlisten = \"{taken}\"\nadmin_listen = \"127.0.0.1:0\"\n",
+        folder.path().display()
+    );
+    std::fs::write(&file, text).unwrap();
+    let args = ["up", "--config", file.to_str().unwrap()];
+    let mut process = Process::start("up", Path::new(ROOST), &args, &[], folder.path()).unwrap();
+    let status = process.ended(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(status.code(), Some(64), "{}", process.printed());
+    assert!(process.printed().contains(&taken.to_string()), "{}", process.printed());
+}

@@ -107,7 +107,7 @@ pub struct System {
     pub ingress_url: String,
     /// The very database, for looking at rows.
     pub store: Store,
-    /// Its address, for queries of a test's own (`testkit::rows`).
+    /// Its address, for queries of a test's own (`testkit::look`).
     pub store_url: StoreUrl,
     /// The folder with configuration, data and logs.
     pub folder: PathBuf,

@@ -3,6 +3,8 @@
 pub mod amqp;
 #[cfg(feature = "store")]
 pub mod database;
+#[cfg(feature = "store")]
+pub mod look;
 pub mod proxy;
 #[cfg(feature = "store")]
 pub mod rows;

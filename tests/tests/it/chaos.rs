@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use testkit::rows::texts;
+use testkit::look::texts;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const LEAST_KILLS: usize = 40;

@@ -3,6 +3,7 @@
 mod acceptance;
 mod chaos;
 mod flows;
+mod outages;
 mod shutdown;
 
 /// The binary these tests start.

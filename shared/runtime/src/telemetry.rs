@@ -1,7 +1,9 @@
 //! Log lines: JSON for machines, something readable on a terminal.
 
 use crate::config::{Log, LogFormat};
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 
@@ -14,7 +16,7 @@ const QUIETER: [&str; 5] = ["lapin=warn", "sqlx=warn", "hyper=warn", "reqwest=wa
 #[error("logging could not be set up: {0}")]
 pub struct LogError(String);
 
-/// Starts logging to standard error, for the rest of the process.
+/// Starts logging to standard error, for the rest of the process. From then on a panic is a log line too.
 /// # Errors
 /// When it was started before.
 pub fn init(log: &Log) -> Result<(), LogError> {
@@ -29,7 +31,22 @@ pub fn init(log: &Log) -> Result<(), LogError> {
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).try_init()
     };
-    started.map_err(|error| LogError(error.to_string()))
+    started.map_err(|error| LogError(error.to_string()))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// Tells where a panic was. Its words are told only where they stand in the code: formatted ones may hold what was being
+/// worked on, and that may be a customer's message.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string).unwrap_or_default();
+    let words = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(words withheld)");
+    let trace = Backtrace::capture();
+    if trace.status() == BacktraceStatus::Captured {
+        tracing::error!(panic.place = place, panic.trace = %trace, "Panic at {place}: {words}");
+    } else {
+        tracing::error!(panic.place = place, "Panic at {place}: {words}");
+    }
 }
 
 /// Whether the text is a level or a list of directives.

@@ -1,5 +1,5 @@
-//! What operators see: one method per thing that happens, one table of names. Names follow `docs/metrics.md`; labels are
-//! names from the configuration and words of our own, never a phone number, an id or a text.
+//! What operators see: one method per thing that happens, one table of names, which dashboards and alerts rely on. Labels
+//! are names from the configuration and words of our own, never a phone number, an id or a text.
 
 mod family;
 mod process;

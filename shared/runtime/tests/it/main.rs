@@ -7,4 +7,5 @@ mod client;
 mod config;
 mod server;
 mod shutdown;
+mod telemetry;
 mod wire;

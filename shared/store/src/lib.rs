@@ -5,11 +5,13 @@
 //! caller decides what commits together.
 
 mod at;
+mod batch;
 mod changes;
 mod column;
 mod error;
 mod migrate;
 mod open;
+mod set;
 mod tx;
 
 pub mod accept;

@@ -1,0 +1,180 @@
+//! WAITING → DISPATCHED: which heads of lanes go to the senders now. The state is committed before the reference is
+//! published, so a sender never sees a reference that it may not claim.
+
+use crate::batch::json;
+use crate::column::rows;
+use crate::set::{Both, numbers, with_ids};
+use crate::tx::on_backend;
+use crate::{At, Result, Tx};
+use domain::wire::SendRef;
+use domain::{AccountId, MessageId, Timestamp};
+
+/// How many references of an account may be on their way at least, however slow the account is.
+pub const LEAST_WINDOW: i64 = 64;
+
+/// How many references of an account with this rate may be on their way: two seconds' worth. The broker never holds a
+/// backlog that a pause, the order or the priority of conversations over bulk cannot reach.
+pub fn window(rate_per_second: f64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "rates stay far below 2^53, and `as` saturates")]
+    let two_seconds = (2.0 * rate_per_second.max(0.0)).ceil() as i64;
+    two_seconds.max(LEAST_WINDOW)
+}
+
+rows! {
+    /// An account that has something due.
+    pub struct Room {
+        /// Which account.
+        pub account: AccountId,
+        /// The name its queue has.
+        pub name: String,
+        /// What it may send at present.
+        pub rate: f64,
+        /// How many of its rows are DISPATCHED.
+        pub dispatched: i64,
+    }
+}
+
+macro_rules! rooms {
+    ($which:literal) => {
+        concat!(
+            "SELECT a.id AS account, a.name AS name, coalesce(r.rate_per_sec, a.rate_per_sec) AS rate,
+    (SELECT count(*) FROM sends d WHERE d.channel_account_id = a.id AND d.state = 'DISPATCHED') AS dispatched
+  FROM channel_accounts a LEFT JOIN rate_limits r ON r.scope = 'account:' || a.id
+ WHERE a.status = 'ACTIVE'
+   AND EXISTS (SELECT 1 FROM sends s WHERE s.channel_account_id = a.id AND s.state = 'WAITING' AND s.due_at <= $1)
+   AND NOT EXISTS (SELECT 1 FROM rate_limits b WHERE b.blocked_until > $1
+        AND b.scope IN ('account:' || a.id, 'app:' || a.source, 'waba:' || coalesce(a.parent_external_id, '')))",
+            $which,
+            " ORDER BY a.id"
+        )
+    };
+}
+const ROOMS_ALL: &str = rooms!("");
+const ROOMS_SOME: Both =
+    Both { postgres: rooms!(" AND a.id = ANY($2)"), sqlite: rooms!(" AND a.id IN (SELECT value FROM json_each($2))") };
+
+/// The accounts with something due that are neither paused nor blocked: all of them, or those of `only`.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn rooms(tx: &mut Tx, only: Option<&[AccountId]>, now: Timestamp) -> Result<Vec<Room>> {
+    let Some(only) = only else {
+        return Ok(on_backend!(tx, conn => sqlx::query_as(ROOMS_ALL).bind(At(now)).fetch_all(conn).await?));
+    };
+    let ids: Vec<i64> = only.iter().map(|id| id.get()).collect();
+    Ok(match tx {
+        Tx::Postgres(tx) => sqlx::query_as(ROOMS_SOME.postgres).bind(At(now)).bind(ids).fetch_all(tx.conn()).await?,
+        Tx::Sqlite(tx) => {
+            sqlx::query_as(ROOMS_SOME.sqlite).bind(At(now)).bind(json(&ids)?).fetch_all(&mut **tx).await?
+        }
+    })
+}
+
+macro_rules! dispatch {
+    ($lock:literal) => {
+        concat!(
+            "UPDATE sends SET state = 'DISPATCHED', dispatched_at = $2 WHERE state = 'WAITING' AND message_id IN (
+  SELECT s.message_id FROM sends s JOIN channel_accounts a ON a.id = s.channel_account_id AND a.status = 'ACTIVE'
+   WHERE s.channel_account_id = $1 AND s.state = 'WAITING' AND s.due_at <= $2 AND s.attempt <= $4
+     AND NOT EXISTS (SELECT 1 FROM sends e WHERE e.conversation_id = s.conversation_id AND e.seq < s.seq)
+   ORDER BY s.bulk, s.due_at LIMIT $3",
+            $lock,
+            ") RETURNING message_id, generation"
+        )
+    };
+}
+/// SQLite has one writer: there is nobody whose locks to skip.
+const SEND_DISPATCH: Both = Both { postgres: dispatch!(" FOR UPDATE OF s SKIP LOCKED"), sqlite: dispatch!("") };
+
+/// Marks up to `limit` due heads of the account's lanes DISPATCHED and returns their references, to be published after
+/// the commit. Half of them are kept for sends that were never tried, so that an outage's retries do not hold back what
+/// people write now.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn dispatch(tx: &mut Tx, account: AccountId, limit: i64, now: Timestamp) -> Result<Vec<SendRef>> {
+    let mut refs = heads(tx, account, limit.div_euclid(2).max(1), 0, now).await?;
+    let left = limit - i64::try_from(refs.len()).unwrap_or(limit);
+    if left > 0 {
+        refs.extend(heads(tx, account, left, i16::MAX, now).await?);
+    }
+    Ok(refs)
+}
+
+async fn heads(tx: &mut Tx, account: AccountId, limit: i64, most_tried: i16, now: Timestamp) -> Result<Vec<SendRef>> {
+    let sql = if tx.is_postgres() { SEND_DISPATCH.postgres } else { SEND_DISPATCH.sqlite };
+    let rows: Vec<(i64, i16)> = on_backend!(tx, conn => sqlx::query_as(sql)
+        .bind(account.get()).bind(At(now)).bind(limit).bind(most_tried).fetch_all(conn).await?);
+    Ok(references(rows))
+}
+
+fn references(rows: Vec<(i64, i16)>) -> Vec<SendRef> {
+    rows.into_iter().map(|(message, generation)| SendRef { message: MessageId::new(message), generation }).collect()
+}
+
+const SEND_SET_BACK: Both = with_ids!(
+    "UPDATE sends SET state = 'WAITING', dispatched_at = NULL, due_at = CASE WHEN $1 > due_at THEN $1 ELSE due_at END
+      WHERE state = 'DISPATCHED' AND message_id IN ",
+    "$2",
+    ""
+);
+
+/// DISPATCHED → WAITING, not before `due_at`: the reference could not be published, or a sender may not send it now. The
+/// attempt does not count. Rows that somebody has claimed meanwhile are left alone.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn set_back(tx: &mut Tx, messages: &[MessageId], due_at: Timestamp) -> Result<u64> {
+    Ok(match tx {
+        Tx::Postgres(tx) => {
+            let query = sqlx::query(SEND_SET_BACK.postgres).bind(At(due_at)).bind(numbers(messages));
+            query.execute(tx.conn()).await?.rows_affected()
+        }
+        Tx::Sqlite(tx) => {
+            let query = sqlx::query(SEND_SET_BACK.sqlite).bind(At(due_at)).bind(json(messages)?);
+            query.execute(&mut **tx).await?.rows_affected()
+        }
+    })
+}
+
+rows! {
+    /// An account with references that nobody has taken for a while.
+    pub struct Stale {
+        /// Which account.
+        pub account: AccountId,
+        /// The name its queue has.
+        pub name: String,
+    }
+}
+
+const SEND_STALE: &str = "SELECT a.id AS account, a.name AS name FROM channel_accounts a
+    WHERE a.status = 'ACTIVE' AND EXISTS (SELECT 1 FROM sends s
+      WHERE s.channel_account_id = a.id AND s.state = 'DISPATCHED' AND s.dispatched_at <= $1) ORDER BY a.id";
+
+/// The accounts with rows DISPATCHED before `before` and not claimed since.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn stale_accounts(tx: &mut Tx, before: Timestamp) -> Result<Vec<Stale>> {
+    Ok(on_backend!(tx, conn => sqlx::query_as(SEND_STALE).bind(At(before)).fetch_all(conn).await?))
+}
+
+const SEND_REPUBLISH: &str = "UPDATE sends SET dispatched_at = $3
+    WHERE channel_account_id = $1 AND state = 'DISPATCHED' AND dispatched_at <= $2 RETURNING message_id, generation";
+
+/// The references of the account's rows DISPATCHED before `before`, to be published again: the queue was purged, or the
+/// process died between commit and publish. Each is returned once a minute at most, as it counts as dispatched `now`.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn republish(tx: &mut Tx, account: AccountId, before: Timestamp, now: Timestamp) -> Result<Vec<SendRef>> {
+    let rows: Vec<(i64, i16)> = on_backend!(tx, conn => sqlx::query_as(SEND_REPUBLISH)
+        .bind(account.get()).bind(At(before)).bind(At(now)).fetch_all(conn).await?);
+    Ok(references(rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_two_seconds_of_the_rate_and_never_less_than_64() {
+        assert_eq!((window(1.0), window(80.0), window(1000.0)), (64, 160, 2000));
+        assert_eq!(window(f64::NAN), 64);
+    }
+}

@@ -1,0 +1,99 @@
+//! Accounts: the mirror of the configuration, pausing, breaking, reviving.
+
+use crate::sending::{World, configured, seconds};
+use domain::{AccountKey, Channel, SendState};
+use rstest::rstest;
+use store::account::{self, Directory};
+use testkit::Database;
+use testkit::rows::NOON;
+
+async fn mirror(world: &World, accounts: &[domain::Account]) -> Directory {
+    let mut tx = world.store().begin().await.unwrap();
+    let directory = account::mirror(&mut tx, accounts, NOON).await.unwrap();
+    tx.commit().await.unwrap();
+    directory
+}
+
+async fn statuses(world: &World) -> Vec<(String, String)> {
+    let mut tx = world.store().read().await.unwrap();
+    account::all(&mut tx).await.unwrap().into_iter().map(|row| (row.name, row.status)).collect()
+}
+
+fn pairs(want: &[(&str, &str)]) -> Vec<(String, String)> {
+    want.iter().map(|(name, status)| ((*name).to_owned(), (*status).to_owned())).collect()
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_rename_keeps_the_row_and_its_unfinished_sends_follow_to_the_new_queue(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let message = world.accept(0, "hello").await;
+    world.dispatch().await;
+    let directory = mirror(&world, &[configured("dubai", "1001")]).await;
+    assert_eq!(directory.id_named(&"dubai".parse().unwrap()), Some(world.account));
+    let key = AccountKey { channel: Channel::WhatsApp, external_id: "1001".into() };
+    assert_eq!(directory.id_of(&key), Some(world.account));
+    assert_eq!(directory.account(world.account).unwrap().name.as_str(), "dubai");
+    assert_eq!(world.state_of(message).await, Some(SendState::Waiting));
+    assert_eq!(world.dispatch().await, [message]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_account_that_leaves_the_configuration_is_disabled_its_sends_wait_and_it_may_come_back(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let message = world.accept(0, "hello").await;
+    let directory = mirror(&world, &[configured("support", "1002")]).await;
+    assert_eq!(directory.iter().count(), 1);
+    assert_eq!(statuses(&world).await, pairs(&[("sales", "DISABLED"), ("support", "ACTIVE")]));
+    assert!(world.dispatch().await.is_empty());
+    mirror(&world, &[configured("sales", "1001"), configured("support", "1002")]).await;
+    assert_eq!(statuses(&world).await, pairs(&[("sales", "ACTIVE"), ("support", "ACTIVE")]));
+    assert_eq!(world.dispatch().await, [message]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_pause_survives_a_start_and_ends_by_a_person_or_by_itself(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 0).await;
+    let mut tx = world.store().begin().await.unwrap();
+    let until = Some(NOON + seconds(60));
+    assert!(account::pause(&mut tx, world.account, Some("a bad campaign"), None, until, NOON).await.unwrap());
+    tx.commit().await.unwrap();
+    mirror(&world, &[configured("sales", "1001")]).await;
+    assert_eq!(statuses(&world).await, pairs(&[("sales", "PAUSED")]));
+    let mut tx = world.store().begin().await.unwrap();
+    assert_eq!(account::end_pauses(&mut tx, NOON + seconds(59)).await.unwrap(), 0);
+    assert_eq!(account::end_pauses(&mut tx, NOON + seconds(60)).await.unwrap(), 1);
+    assert!(account::pause(&mut tx, world.account, None, None, None, NOON).await.unwrap());
+    assert!(account::resume(&mut tx, world.account, NOON).await.unwrap());
+    assert!(!account::resume(&mut tx, world.account, NOON).await.unwrap(), "it goes already");
+    tx.commit().await.unwrap();
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_broken_account_is_revived_once_by_another_token_and_by_a_person_always(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 0).await;
+    let mut tx = world.store().begin().await.unwrap();
+    let id = world.account;
+    assert!(account::mark_broken(&mut tx, id, "old", "190", "Session has expired", NOON).await.unwrap());
+    assert!(!account::mark_broken(&mut tx, id, "old", "190", "Session has expired", NOON).await.unwrap(), "known");
+    assert!(!account::revive(&mut tx, id, "old", NOON).await.unwrap(), "the same token");
+    assert!(account::revive(&mut tx, id, "new", NOON).await.unwrap());
+    assert!(!account::mark_broken(&mut tx, id, "old", "190", "again", NOON).await.unwrap(), "said of the old token");
+    assert!(account::mark_broken(&mut tx, id, "new", "190", "again", NOON).await.unwrap());
+    assert!(!account::revive(&mut tx, id, "new", NOON).await.unwrap(), "once");
+    let row = account::all(&mut tx).await.unwrap().remove(0);
+    assert_eq!((row.status.as_str(), row.status_reason.as_deref()), ("BROKEN", Some("again")));
+    assert!(account::resume(&mut tx, id, NOON).await.unwrap());
+    tx.commit().await.unwrap();
+}

@@ -32,6 +32,7 @@ mod postman;
 mod rate;
 mod script;
 mod server;
+mod shared;
 mod simulator;
 mod status;
 mod webhook;
@@ -48,7 +49,7 @@ pub use simulator::{Handshaken, Simulator, StartError, Stats};
 pub use status::{StatusPlan, Step, Tick};
 pub use webhook::{escaped, signature};
 
-pub(crate) use simulator::Shared;
+pub(crate) use shared::Shared;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

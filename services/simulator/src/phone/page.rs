@@ -105,7 +105,7 @@ pub(super) fn people(phone: &Phone, open: &ThreadKey) -> String {
             r#"<li><a href="/?as={number}&amp;account={account}"{current}><span class="face face-{face}" aria-hidden="true">{initial}</span><span class="who"><bdi>{name}</bdi><small>{spaced}</small></span>{badge}</a></li>"#,
             number = escaped(&customer.number),
             account = escaped(&open.account),
-            face = customer.number.bytes().fold(0_u8, u8::wrapping_add) % 6,
+            face = customer.number.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(5).wrapping_add(byte)) % 6,
             initial = escaped(&customer.name.chars().next().unwrap_or('?').to_string()),
             name = escaped(&customer.name),
             spaced = escaped(&spaced(&customer.number)),
@@ -217,14 +217,14 @@ pub(super) fn whole(phone: &Phone, accounts: &[AccountOptions], key: &ThreadKey,
 {ideas}
 <form id="compose" class="compose" method="post" action="/phone/write">{hidden}
 <label class="hide" for="text">Message as {name}</label>
-<textarea id="text" name="text" rows="1" required maxlength="4096" dir="auto" placeholder="Message as {name}" autofocus data-testid="phone-text"></textarea>
+<textarea id="text" name="text" rows="1" required maxlength="4096" dir="auto" placeholder="Message as {name}" data-testid="phone-text"></textarea>
 <button aria-label="Send" title="Send" data-testid="phone-send"><svg viewBox="0 0 24 24" aria-hidden="true"><path d="M4 12 20 4l-5 16-3.5-6.5z"/></svg></button></form>
 <noscript><p class="refresh"><a href="/?as={as_}&amp;account={account_id}">Look for new messages</a></p></noscript>
 </main>
 <aside class="hood">
 <h2>Under the hood</h2>
 <form class="trouble" method="post" action="/phone/trouble">{hidden}
-<label for="trouble">The provider’s next answer</label>
+<label for="trouble">The provider’s next answer for <bdi>{name}</bdi></label>
 <div><select id="trouble" name="fault">{troubles}</select><button>Arrange</button></div></form>
 <ol id="hood" class="lines" aria-label="What went over the wire">{hood}</ol>
 </aside>

@@ -92,4 +92,6 @@
   addEventListener('pagehide', () => events.close());
   localise(document);
   toEnd();
+  // On a small screen the keyboard would cover what there is to see.
+  if (matchMedia('(min-width: 44rem)').matches) text.focus();
 })();

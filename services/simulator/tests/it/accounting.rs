@@ -153,6 +153,8 @@ async fn it_can_live_on_a_thread_of_its_own() {
         Simulator::start(SimulatorOptions { own_thread: true, ..SimulatorOptions::default() }).await.unwrap();
     let address = simulator.address();
     assert_eq!(send(address, &text(RITA, "x", "c")).await.status(), 200);
+    let taken = SimulatorOptions { own_thread: true, listen: address, ..SimulatorOptions::default() };
+    assert!(Simulator::start(taken).await.is_err(), "a taken address is an error, not a panic");
     simulator.shutdown().await;
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }

@@ -1,1 +1,126 @@
+//! The queue into the store: parse, deduplicate, write in batches, acknowledge after the commit.
+//!
+//! One loop per queue: [`webhooks`] reads what ingress kept, `results` what senders report, [`dead`] what could not be
+//! processed. The `keeper` owns every timer. Nothing is acknowledged before its commit, so whatever dies, dies before it
+//! counts: everything comes again, and everything is written so that coming again changes nothing.
 
+mod batch;
+mod beat;
+mod dead;
+mod hold;
+mod keeper;
+mod progress;
+mod results;
+mod webhooks;
+
+use crate::progress::Progress;
+use dispatch::Dispatcher;
+use domain::{Account, Clock, Source};
+use queue::Queue;
+use runtime::blobs::Blobs;
+use runtime::config::Tuning;
+use runtime::health::{Health, Part};
+use runtime::metrics::Metrics;
+use runtime::reconnect::Reconnect;
+use std::sync::Arc;
+use store::account::Directory;
+use store::{SchemaState, Store, StoreError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What ingest needs.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// Where webhooks and results come from.
+    pub queue: Queue,
+    /// Where they go.
+    pub store: Store,
+    /// Who may sign webhooks.
+    pub sources: Arc<[Source]>,
+    /// The accounts that webhooks may be for.
+    pub accounts: Arc<[Account]>,
+    /// Now, for what people see.
+    pub clock: Arc<dyn Clock>,
+    /// Bodies over 1 MiB.
+    pub blobs: Blobs,
+    /// Sizes and deadlines.
+    pub tuning: Tuning,
+    /// This process.
+    pub instance: String,
+    /// Sends a lane's next head when the one before is finished.
+    pub dispatcher: Dispatcher,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Whether this role can do its job.
+    pub health: Health,
+}
+
+/// What every loop of ingest has.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) deps: Deps,
+    /// The accounts with their ids.
+    pub(crate) accounts: Arc<Directory>,
+    /// How far webhooks are committed.
+    pub(crate) progress: Arc<Progress>,
+    /// What this role says of itself.
+    pub(crate) part: Arc<Part>,
+}
+
+/// A loop of ingest that ended by itself: it panicked.
+#[derive(Debug, thiserror::Error)]
+#[error("a loop of ingest ended: {0}")]
+pub struct LoopEnded(String);
+
+/// Runs ingest until `stop` is cancelled and what was at hand is finished. Broker and database may be away, and the schema
+/// not migrated yet: it says that it is not ready, and keeps trying.
+/// # Errors
+/// Only when one of its loops ends by itself.
+pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
+    let part = Arc::new(deps.health.part("ingest"));
+    let Some(accounts) = prepare(&deps, &part, &stop).await else { return Ok(()) };
+    part.ready();
+    let context = Context { deps, accounts: Arc::new(accounts), progress: Arc::default(), part };
+
+    let mut loops = JoinSet::new();
+    loops.spawn(webhooks::run(context.clone(), stop.clone()));
+    loops.spawn(results::run(context.clone(), stop.clone()));
+    loops.spawn(dead::run(context.clone(), stop.clone()));
+    loops.spawn(keeper::run(context.clone(), stop.clone()));
+    loops.spawn(beat::run(context, stop.clone()));
+    while let Some(ended) = loops.join_next().await {
+        match ended {
+            Ok(()) if stop.is_cancelled() => {}
+            Ok(()) => return Err(LoopEnded("without being asked to".to_owned())),
+            Err(error) => return Err(LoopEnded(error.to_string())),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the database and its schema, and mirrors the accounts into it. `None`: stopped before that.
+async fn prepare(deps: &Deps, part: &Part, stop: &CancellationToken) -> Option<Directory> {
+    let mut waits = Reconnect::new(deps.tuning.reconnect_first, deps.tuning.reconnect_most);
+    loop {
+        match mirrored(deps).await {
+            Ok(Ok(accounts)) => return Some(accounts),
+            Ok(Err(need)) => part.not_ready(need),
+            Err(error) if error.is_transient() => part.not_ready("the database cannot be reached"),
+            Err(error) => part.not_ready(error.to_string()),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(waits.next_wait()) => {}
+        }
+    }
+}
+
+async fn mirrored(deps: &Deps) -> Result<Result<Directory, String>, StoreError> {
+    if let SchemaState::TooOld { have, need } = deps.store.schema_state().await? {
+        return Ok(Err(format!("the schema is at {have}, this binary needs {need}: run `roost migrate`")));
+    }
+    let mut tx = deps.store.begin().await?;
+    let accounts = store::account::mirror(&mut tx, &deps.accounts, deps.clock.now()).await?;
+    tx.commit().await?;
+    Ok(Ok(accounts))
+}

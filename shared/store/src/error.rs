@@ -17,6 +17,12 @@ pub enum StoreError {
     /// A store URL that no backend serves.
     #[error("{0}")]
     BadUrl(String),
+    /// The database gave no answer in the caller's time. What was asked may have happened.
+    #[error("the database does not answer")]
+    Unanswered,
+    /// What the caller remembered about rows turned out to be stale, again and again.
+    #[error("what is remembered does not fit the rows")]
+    Stale,
 }
 
 impl StoreError {
@@ -45,7 +51,8 @@ impl StoreError {
                 }),
                 _ => false,
             },
-            StoreError::Migrate(_) | StoreError::BadUrl(_) => false,
+            StoreError::Unanswered => true,
+            StoreError::Migrate(_) | StoreError::BadUrl(_) | StoreError::Stale => false,
         }
     }
 
@@ -57,6 +64,18 @@ impl StoreError {
     /// A row referred to is gone (23503; SQLite 787): what was cached about it is stale.
     pub fn is_missing_reference(&self) -> bool {
         self.code().is_some_and(|code| code == "23503" || code == "787")
+    }
+
+    /// The rule that a row broke, by the name it has in the migrations. Unlike the database's own words it quotes nothing of
+    /// the row.
+    pub fn constraint(&self) -> Option<&str> {
+        match self {
+            StoreError::Database(sqlx::Error::Database(db)) => {
+                // SQLite says it only in its message, which holds nothing else.
+                db.constraint().or_else(|| db.message().split_once("constraint failed: ").map(|(_, name)| name))
+            }
+            _ => None,
+        }
     }
 
     /// The database's code for it, if the database answered at all.

@@ -109,6 +109,13 @@ pub async fn apply(tx: &mut Tx, receipts: &[NewReceipt], now: Timestamp) -> Resu
     }
     let matches = find::matches(tx, &distinct).await?;
     let ids: BTreeSet<MessageId> = matches.iter().flatten().map(|found| found.message).collect();
+    let failed: Vec<MessageId> = distinct
+        .iter()
+        .zip(&matches)
+        .filter(|(receipt, _)| receipt.status == Some(Status::Failed))
+        .filter_map(|(_, found)| found.map(|found| found.message))
+        .collect();
+    find::lock_conversations(tx, &failed).await?;
     let locked = find::lock(tx, ids.iter().copied().collect()).await?;
     let older = matches
         .iter()

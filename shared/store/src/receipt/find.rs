@@ -125,6 +125,21 @@ const MESSAGES_LOCK_SQLITE: &str =
     "SELECT id, conversation_id, channel_account_id, status, send_generation, provider_message_id
       FROM messages WHERE id IN (SELECT value FROM json_each($1))";
 
+/// Every path locks conversations, then messages, then sends.
+const CONVERSATIONS_LOCK_PG: &str =
+    "SELECT id FROM conversations WHERE id IN (SELECT conversation_id FROM messages WHERE id = ANY($1))
+    ORDER BY id FOR NO KEY UPDATE";
+
+/// Holds the conversations of messages, in the order of their ids; for what will be noted on them. Before [`lock`].
+pub(super) async fn lock_conversations(tx: &mut Tx, ids: &[MessageId]) -> Result<()> {
+    // SQLite has one writer.
+    if let (Tx::Postgres(tx), false) = (tx, ids.is_empty()) {
+        let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
+        sqlx::query(CONVERSATIONS_LOCK_PG).bind(ids).execute(tx.conn()).await?;
+    }
+    Ok(())
+}
+
 /// Holds messages, in the order of their ids; they cannot change until the transaction ends.
 pub(super) async fn lock(tx: &mut Tx, ids: Vec<MessageId>) -> Result<Locked> {
     if ids.is_empty() {

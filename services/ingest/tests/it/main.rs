@@ -1,0 +1,13 @@
+//! Ingest from outside: webhooks go into the queue, rows come out of the store. On SQLite with the embedded queue and on
+//! PostgreSQL with RabbitMQ.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
+
+mod dead;
+mod duplicates;
+mod isolation;
+mod outage;
+mod people;
+mod receipts;
+mod said;
+mod support;
+mod webhooks;

@@ -1,0 +1,282 @@
+//! Private servers that a test may kill, stop, suspend and start again on the same port and data: the recipe of
+//! `tests/with-services`, one server at a time. They live in a temporary folder and end with their handle.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// How long a server may take to answer on a busy machine.
+const START_DEADLINE: Duration = Duration::from_secs(90);
+/// How long a polite stop may take.
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// A process in a process group of its own, so that a signal reaches its children too and nothing else.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    name: &'static str,
+}
+
+impl Server {
+    /// Starts a process; what it prints goes to `log`.
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(name: &'static str, command: &mut Command, log: &Path) -> Result<Self> {
+        let out = std::fs::OpenOptions::new().create(true).append(true).open(log)?;
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .with_context(|| format!("{name} cannot be started"))?;
+        Ok(Self { child, name })
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal, such as `STOP`, to the process and its children.
+    /// # Errors
+    /// When it is gone already.
+    pub fn signal(&self, signal: &str) -> Result<()> {
+        let group = format!("-{}", self.child.id());
+        let sent = Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status()?;
+        ensure!(sent.success(), "{} is gone", self.name);
+        Ok(())
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = self.signal("KILL");
+        let _ = self.child.wait();
+    }
+
+    /// Sends a signal that asks it to stop, and waits until it has.
+    /// # Errors
+    /// When it does not stop.
+    pub async fn stop(&mut self, signal: &str) -> Result<()> {
+        // Only the process itself: it stops its children.
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-s", signal, "--", &id]).status()?;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.is_running()? {
+            ensure!(Instant::now() < deadline, "{} does not stop", self.name);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether it still runs.
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port nobody listens on.
+/// # Errors
+/// When the machine has none left.
+pub fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Whether what listens on `port` answers `greeting` with a first byte among `answers`.
+pub async fn greets(port: u16, greeting: &[u8], answers: &[u8]) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(greeting).await?;
+        stream.read_u8().await
+    };
+    matches!(tokio::time::timeout(Duration::from_secs(2), ask).await, Ok(Ok(byte)) if answers.contains(&byte))
+}
+
+/// Waits until `server` answers on `port`.
+/// # Errors
+/// When it ends or takes too long, with the last lines of its log.
+pub async fn wait_until_greets(
+    server: &mut Server,
+    port: u16,
+    greeting: &[u8],
+    answers: &[u8],
+    log: &Path,
+) -> Result<()> {
+    let deadline = Instant::now() + START_DEADLINE;
+    while !greets(port, greeting, answers).await {
+        if !server.is_running()? || Instant::now() > deadline {
+            let log = std::fs::read_to_string(log).unwrap_or_default();
+            let tail: Vec<_> = log.lines().rev().take(20).collect();
+            bail!(
+                "{} does not answer on port {port}:\n{}",
+                server.name,
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// A private PostgreSQL.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    server: Server,
+    bin: PathBuf,
+    port: u16,
+    settings: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+/// What a test wants of it: no durability, whose cost is not what is tested.
+const FOR_TESTS: &[&str] = &["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=100"];
+
+/// `SSLRequest`: PostgreSQL answers one byte, `N` or `S`, to anybody.
+const POSTGRES_GREETING: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
+
+impl PrivatePostgres {
+    /// Creates and starts one.
+    /// # Errors
+    /// When PostgreSQL is not installed, or does not start.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(FOR_TESTS).await
+    }
+
+    /// Creates and starts one with these settings (`name=value`) instead of the ones for tests.
+    /// # Errors
+    /// When PostgreSQL is not installed, or does not start.
+    pub async fn start_with(settings: &[&str]) -> Result<Self> {
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let bin = postgres_bin().context(
+            "PostgreSQL is not installed (looked for /usr/lib/postgresql/*/bin/initdb): apt-get install postgresql, or tests/run",
+        )?;
+        let folder = tempfile::Builder::new().prefix("roost-pg.").tempdir()?;
+        set_mode(folder.path(), 0o755)?;
+        let home = folder.path().join("pg");
+        std::fs::create_dir(&home)?;
+        if is_root()? {
+            ensure!(Command::new("chown").arg("postgres:").arg(&home).status()?.success(), "there is no user postgres");
+        }
+        let made = as_postgres(&bin.join("initdb"), &home)?
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions", "-D"])
+            .arg(home.join("data"))
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(made.success(), "initdb failed");
+        let port = free_port()?;
+        let server = Self::serve(&bin, port, &settings, &folder).await?;
+        Ok(Self { server, bin, port, settings, folder })
+    }
+
+    async fn serve(bin: &Path, port: u16, settings: &[String], folder: &tempfile::TempDir) -> Result<Server> {
+        let (home, log) = (folder.path().join("pg"), folder.path().join("pg.log"));
+        let mut command = as_postgres(&bin.join("postgres"), &home)?;
+        command.arg("-D").arg(home.join("data")).arg("-p").arg(port.to_string());
+        command.arg("-c").arg(format!("unix_socket_directories={}", home.display()));
+        command.args(["-c", "listen_addresses=127.0.0.1"]);
+        for setting in settings {
+            command.args(["-c", setting]);
+        }
+        let mut server = Server::spawn("PostgreSQL", &mut command, &log)?;
+        wait_until_greets(&mut server, port, POSTGRES_GREETING, b"NS", &log).await?;
+        Ok(server)
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Its port, to put a proxy before it.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The postmaster's process id; the backends are its children.
+    pub fn id(&self) -> u32 {
+        self.server.id()
+    }
+
+    /// `kill -9` of the server and all its backends.
+    pub fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Stops it, cutting its clients off.
+    /// # Errors
+    /// When it does not stop.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.server.stop("INT").await
+    }
+
+    /// Starts it again on the same port and data.
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_again(&mut self) -> Result<()> {
+        self.server.kill();
+        self.server = Self::serve(&self.bin, self.port, &self.settings, &self.folder).await?;
+        Ok(())
+    }
+
+    /// SIGSTOP: connections stay open and silent.
+    /// # Errors
+    /// When it is gone.
+    pub fn suspend(&self) -> Result<()> {
+        self.server.signal("STOP")
+    }
+
+    /// SIGCONT.
+    /// # Errors
+    /// When it is gone.
+    pub fn resume(&self) -> Result<()> {
+        self.server.signal("CONT")
+    }
+}
+
+fn postgres_bin() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+    let mut found: Vec<(u32, PathBuf)> = versions
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, bin)| bin.join("initdb").exists())
+        .collect();
+    found.sort();
+    found.pop().map(|(_, bin)| bin)
+}
+
+/// PostgreSQL refuses root.
+fn as_postgres(program: &Path, home: &Path) -> Result<Command> {
+    let mut command = if is_root()? {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    command.env("HOME", home).current_dir(home);
+    Ok(command)
+}
+
+pub(crate) fn is_root() -> Result<bool> {
+    let id = Command::new("id").arg("-u").output()?;
+    Ok(id.stdout.trim_ascii() == b"0")
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?)
+}

@@ -28,7 +28,8 @@ pub enum Settle {
     RetryIn(Duration),
     /// It was not its turn: deliver it again after so long (at most 30 s), as the same attempt.
     SnoozeFor(Duration),
-    /// Somebody else may have it, at once: this process stops, or cannot work.
+    /// Somebody else may have it, at once: this process stops, or cannot work. Not a way to wait: before RabbitMQ 4.3 each
+    /// return counts towards the delivery limit.
     GiveBack,
     /// It will never work: into the dead letters.
     DeadLetter {

@@ -165,11 +165,11 @@ impl Worker {
     async fn deliver(&mut self, item: Item, returned: bool) {
         let Item { id, head, body } = item;
         let tag = id.unsigned_abs();
-        if self.line.failures(id) > DELIVERY_LIMIT && self.desk.target.kind != Kind::Dead {
-            return self.exhausted(id, head, body).await;
-        }
         self.unacked.insert(tag, (head.clone(), body.clone()));
         self.desk.counters.unacked(1);
+        if self.line.failures(id) > DELIVERY_LIMIT && self.desk.target.kind != Kind::Dead {
+            return self.exhausted(tag, &head, body).await;
+        }
         let key = Key { epoch: self.epoch, tag };
         let redelivered = returned || id <= self.line.newest_at_start;
         // Fails when the consumer is gone, which ends this task in a moment.
@@ -177,22 +177,18 @@ impl Worker {
     }
 
     /// Came back too often: into the dead letters, or dropped where the topic says so.
-    async fn exhausted(&mut self, id: i64, head: Head, body: Bytes) {
+    async fn exhausted(&mut self, tag: u64, head: &Head, body: Bytes) {
         const REASON: &str = "delivery_limit";
         self.desk.counters.dead_lettered(REASON);
-        let outcome = if self.desk.target.kind == Kind::References {
-            self.writer.delete(vec![id]).await
-        } else {
-            let words = format!("set aside by the queue: returned unsettled {} times", self.line.failures(id));
-            let head = head.died(&self.desk.target.queue, REASON.into(), words);
-            self.writer.replace(id, NewItem::new(self.dead.clone(), &head, body)).await
-        };
-        match outcome {
-            Ok(()) => self.line.settled(id),
-            Err(_) => {
-                self.line.put_back(id, false);
-            }
+        if self.desk.target.kind == Kind::References {
+            let _ = self.writer.delete(vec![id(tag)]).await;
+            self.forget(tag);
+            self.line.settled(id(tag));
+            return;
         }
+        let words = format!("set aside by the queue: returned unsettled {} times", self.line.failures(id(tag)));
+        let head = head.died(&self.desk.target.queue, REASON.into(), words);
+        self.replace(tag, Duration::ZERO, NewItem::new(self.dead.clone(), &head, body));
     }
 
     fn forget(&mut self, tag: u64) -> Option<(Head, Bytes)> {

@@ -60,9 +60,15 @@ impl Lines {
         line
     }
 
-    /// Whether anybody consumes or published to it.
+    /// Whether anybody consumes it, or has.
     pub(super) fn exists(&self, queue: &str) -> bool {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).contains_key(queue)
+    }
+
+    /// How much of what is stored of a queue nobody holds, and who consumes it.
+    pub(super) fn depth(&self, queue: &str, stored: u64) -> Depth {
+        let line = self.lines.lock().unwrap_or_else(PoisonError::into_inner).get(queue).cloned();
+        line.map_or(Depth { ready: stored, consumers: 0 }, |line| line.depth(stored))
     }
 
     /// Tells the consumers of a queue that something was published.
@@ -136,7 +142,7 @@ impl Line {
         place.consumers = place.consumers.saturating_add_signed(consumers);
     }
 
-    pub(super) fn depth(&self, stored: u64) -> Depth {
+    fn depth(&self, stored: u64) -> Depth {
         let place = self.place();
         let taken = u64::try_from(place.taken.len()).unwrap_or(u64::MAX);
         Depth { ready: stored.saturating_sub(taken), consumers: place.consumers }

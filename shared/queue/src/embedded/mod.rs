@@ -145,9 +145,8 @@ impl Embedded {
 
     pub(crate) async fn depth(&self, target: Target) -> Result<Depth, QueueError> {
         let queue = self.name(&target);
-        let line = self.lines.of(&queue);
         match timeout(READ_DEADLINE, self.file.count(&queue)).await {
-            Ok(Ok(stored)) => Ok(line.depth(stored)),
+            Ok(Ok(stored)) => Ok(self.lines.depth(&queue, stored)),
             Ok(Err(reason)) => Err(QueueError::Refused(reason)),
             Err(_) => Err(QueueError::Timeout),
         }

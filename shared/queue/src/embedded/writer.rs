@@ -123,8 +123,8 @@ async fn write(
                 leftover.clear();
                 if !well {
                     info!("The queue's file can be written again");
+                    health.set("file", QueueHealth::Up);
                 }
-                health.set("file", QueueHealth::Up);
             }
             Err(reason) => {
                 // A lone deletion is remembered; one that belongs to an insert fails with it.
@@ -189,4 +189,66 @@ async fn commit(connection: &mut SqliteConnection, batch: &[Order], leftover: &B
         Ok::<(), sqlx::Error>(())
     };
     written.await.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::File;
+    use super::*;
+    use crate::message::Envelope;
+
+    fn item(text: &str) -> NewItem {
+        NewItem::new("q".into(), &Head::new(Envelope::holding(1)), Bytes::from(text.to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_confirmed_write_waits_for_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_file, mut connection) = File::open(&folder.path().join("queue.db")).await.unwrap();
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut connection).await.unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await.unwrap();
+        assert_eq!((journal.as_str(), synchronous), ("wal", 2));
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_while_it_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, mut connection) = File::open(&folder.path().join("queue.db")).await.unwrap();
+        sqlx::query("PRAGMA max_page_count = 40").execute(&mut connection).await.unwrap();
+        let health = Arc::new(HealthBoard::new());
+        let writer = Writer::start(connection, Arc::new(Lines::new(0)), health.clone());
+        let page = "x".repeat(4_000);
+        let mut stored = 0;
+        let reason = loop {
+            match writer.insert(item(&page)).await {
+                Ok(()) => stored += 1,
+                Err(reason) => break reason,
+            }
+        };
+        assert!(reason.contains("full"), "{reason}");
+        assert!(matches!(&*health.subscribe().borrow(), QueueHealth::Down(_)));
+        assert_eq!(file.count("q").await.unwrap(), stored);
+
+        // What is settled makes room.
+        let items = file.after("q", 0, 100).await.unwrap();
+        writer.delete(items.iter().map(|item| item.id).collect()).await.unwrap();
+        writer.insert(item(&page)).await.unwrap();
+        assert_eq!(*health.subscribe().borrow(), QueueHealth::Up);
+        assert_eq!(file.count("q").await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_replacement_is_all_or_nothing_and_keeps_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, connection) = File::open(&folder.path().join("queue.db")).await.unwrap();
+        let writer = Writer::start(connection, Arc::new(Lines::new(0)), Arc::new(HealthBoard::new()));
+        writer.insert(item("")).await.unwrap();
+        let old = file.after("q", 0, 10).await.unwrap();
+        assert_eq!(old[0].body, Bytes::new());
+        writer.replace(old[0].id, item("\u{0}\"é")).await.unwrap();
+        let new = file.after("q", 0, 10).await.unwrap();
+        assert_eq!(new.len(), 1);
+        assert!(new[0].id > old[0].id);
+        assert_eq!(new[0].body, Bytes::from("\u{0}\"é"));
+    }
 }

@@ -2,6 +2,7 @@
 //! stream that ends, an acknowledgement that fails, a queue that was deleted: whatever it is, the channel is dropped and
 //! built again, and what was unsettled comes again.
 
+use super::channel::OwnChannel;
 use super::headers;
 use super::link::{Alive, Link, State};
 use super::publishing::Publishing;
@@ -17,11 +18,11 @@ use crate::{CONFIRM_DEADLINE, LONGEST_HOLD, PublishError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::Acker;
+use lapin::message;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{Channel, message};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,7 +53,7 @@ pub(super) struct Worker {
 /// One incarnation of the channel.
 struct Subscription {
     alive: Arc<Alive>,
-    channel: Channel,
+    channel: OwnChannel,
     stream: lapin::Consumer,
 }
 
@@ -219,14 +220,9 @@ async fn subscribe(
         let stream = consuming.await.map_err(|error| words(&error))?;
         Ok(Subscription { alive: alive.clone(), channel, stream })
     });
-    match opened.await {
-        Ok(outcome) => outcome,
-        Err(_) => {
-            let reason = format!("no answer within {} s", STEP_DEADLINE.as_secs());
-            alive.fault(reason.clone());
-            Err(reason)
-        }
-    }
+    // Not reported as a fault of the connection: perhaps only this queue hangs, and whether the connection still answers
+    // is what its pings find out.
+    opened.await.unwrap_or_else(|_| Err(format!("no answer within {} s", STEP_DEADLINE.as_secs())))
 }
 
 /// One incarnation at work.

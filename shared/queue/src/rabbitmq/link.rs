@@ -2,6 +2,7 @@
 //! that comes back after an hour must find us; gently, with full jitter; and with one log line per change of state, not
 //! per attempt.
 
+use super::channel::OwnChannel;
 use super::publishing::Seats;
 use super::socket::{self, Lifeline};
 use super::{STEP_DEADLINE, words};
@@ -11,7 +12,7 @@ use crate::stats::LinkStats;
 use futures_util::{Stream, StreamExt};
 use lapin::options::BasicQosOptions;
 use lapin::uri::AMQPUri;
-use lapin::{Channel, ConnectionProperties, Event};
+use lapin::{ConnectionProperties, Event};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -100,9 +101,9 @@ impl Alive {
     }
 
     /// Opens a channel.
-    pub(super) async fn channel(&self, deadline: Instant) -> Result<Channel, String> {
+    pub(super) async fn channel(&self, deadline: Instant) -> Result<OwnChannel, String> {
         match timeout_at(deadline, self.connection.create_channel()).await {
-            Ok(Ok(channel)) => Ok(channel),
+            Ok(Ok(channel)) => Ok(OwnChannel::new(channel, self.ended.clone())),
             Ok(Err(error)) => Err(words(&error)),
             Err(_) => Err("no channel in time".into()),
         }
@@ -268,7 +269,7 @@ impl Supervisor {
                 },
                 _ = glance.tick() => if !alive.connected() { break "the connection is gone".to_owned() },
                 _ = ping.tick(), if pinging.is_none() && alive.blocked_by().is_none() => {
-                    pinging = Some(Box::pin(ask(control.clone())));
+                    pinging = Some(Box::pin(ask(&control)));
                 }
                 answer = async { match pinging.as_mut() { Some(asked) => asked.await, None => std::future::pending().await } } => {
                     pinging = None;
@@ -336,13 +337,13 @@ impl Supervisor {
 
 struct Connected {
     alive: Arc<Alive>,
-    control: Channel,
+    control: OwnChannel,
     events: std::pin::Pin<Box<dyn Stream<Item = Event> + Send>>,
     blocked: watch::Sender<Option<String>>,
 }
 
 /// Sends a question round: setting a prefetch on a channel that consumes nothing changes nothing and needs no permission.
-async fn ask(control: Channel) -> Result<(), String> {
+async fn ask(control: &OwnChannel) -> Result<(), String> {
     match timeout(STEP_DEADLINE, control.basic_qos(1, BasicQosOptions::default())).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(words(&error)),

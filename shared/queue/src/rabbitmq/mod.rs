@@ -2,6 +2,7 @@
 //! disk alarm stops reading from whoever publishes, acknowledgements included. Each has a supervisor ([`link`]) that
 //! knows one cure for everything: drop it all, wait, build it all again. lapin's own recovery stays off.
 
+mod channel;
 mod consuming;
 mod headers;
 mod link;

@@ -2,19 +2,20 @@
 //! two, lapin can hand a publish the confirm, or the return, of another, and an unroutable message would pass for
 //! stored. Concurrency comes from the four and from batches.
 
+use super::channel::OwnChannel;
 use super::link::{Alive, Link, Settings, State};
 use super::topology::{Topology, short};
 use super::{STEP_DEADLINE, headers, words};
 use crate::health::HealthBoard;
 use crate::message::Head;
 use crate::stats::Counters;
-use crate::topics::Target;
+use crate::topics::{Kind, Target};
 use crate::{CONFIRM_DEADLINE, PublishError, SLOTS};
 use bytes::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
-use lapin::{BasicProperties, Channel, Confirmation};
+use lapin::{BasicProperties, Confirmation};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The owner task answers by the deadline; whoever waits for it waits this much longer before giving up on it too.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// After so long without a confirm another channel is opened, to see whether the connection still answers.
+const PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// The publishing side of this process.
 #[derive(Debug)]
@@ -125,9 +129,9 @@ impl Slot {
             Ok(Err(_)) => Err(PublishError::Lost("the connection was dropped".into())),
             Err(_) => Err(PublishError::Timeout),
         };
-        if matches!(outcome, Err(PublishError::Returned(_) | PublishError::Refused(_))) {
-            // Deleted under us, or its exchange was: the next publish declares again.
-            alive.seats.forget_declarations();
+        if matches!(outcome, Err(PublishError::Returned(_))) && target.kind != Kind::Elsewhere {
+            // Deleted under us: the next publish to it declares it again.
+            alive.seats.forget_declaration(&target.queue);
         }
         outcome
     }
@@ -307,12 +311,16 @@ impl Seats {
         Seat { lane, lanes: self.lanes.clone(), _permit: permit }
     }
 
+    fn forget_declaration(&self, queue: &str) {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner).remove(queue);
+    }
+
     fn forget_declarations(&self) {
         self.declared.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
-async fn confirming(alive: &Alive) -> Result<Channel, String> {
+async fn confirming(alive: &Alive) -> Result<OwnChannel, String> {
     let deadline = Instant::now() + STEP_DEADLINE;
     let channel = alive.channel(deadline).await?;
     match timeout_at(deadline, channel.confirm_select(ConfirmSelectOptions::default())).await {
@@ -323,7 +331,7 @@ async fn confirming(alive: &Alive) -> Result<Channel, String> {
 }
 
 /// The owner of one channel: one publish at a time, and the next only after the confirm of the last.
-async fn lane(alive: Arc<Alive>, mut channel: Channel, mut jobs: mpsc::Receiver<Job>) {
+async fn lane(alive: Arc<Alive>, mut channel: OwnChannel, mut jobs: mpsc::Receiver<Job>) {
     loop {
         let job = tokio::select! {
             job = jobs.recv() => match job { Some(job) => job, None => return },
@@ -339,44 +347,93 @@ async fn lane(alive: Arc<Alive>, mut channel: Channel, mut jobs: mpsc::Receiver<
                 }
             }
         }
-        if !publish(&alive, &channel, job).await {
-            return;
+        match publish(&alive, &channel, job).await {
+            Fate::Usable if channel.status().connected() => {}
+            // Most likely an exchange was deleted: everything is to be declared again.
+            Fate::Usable => alive.seats.forget_declarations(),
+            Fate::Replaced(fresh) => channel = fresh,
+            Fate::Over => return,
         }
     }
 }
 
-/// `false` when the channel, and with it the connection, is over.
-async fn publish(alive: &Alive, channel: &Channel, job: Job) -> bool {
+/// What a publish left behind.
+enum Fate {
+    /// The channel can go on, or be opened again.
+    Usable,
+    /// The channel has a publish outstanding whose confirm does not come; here is another.
+    Replaced(OwnChannel),
+    /// The connection is over.
+    Over,
+}
+
+/// One publish. The caller is answered by its deadline; the channel is waited for a little longer if need be, since a
+/// publish may reach it late. When the confirm does not come, another channel is opened beside it: if that works, only
+/// this queue hangs and the connection is good for all the others; if not, the connection is dead.
+async fn publish(alive: &Alive, channel: &OwnChannel, job: Job) -> Fate {
     let Job { exchange, routing_key, properties, body, deadline, reply, seat } = job;
+    let mut reply = Some(reply);
+    let mut answer = |outcome: Result<(), PublishError>| {
+        if let Some(reply) = reply.take() {
+            // The caller may have stopped waiting, which changes nothing here.
+            let _ = reply.send(outcome);
+        }
+    };
+    let sent = Instant::now();
     let confirm = async {
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         channel.basic_publish(exchange, routing_key, options, &body, properties).await?.await
     };
     tokio::pin!(confirm);
+    let opening = async {
+        sleep_until(sent + PATIENCE).await;
+        confirming(alive).await
+    };
+    tokio::pin!(opening);
+    let mut fresh = None;
+    let mut answered = false;
     let mut blocked = alive.blocked.clone();
-    tokio::select! {
-        biased;
-        confirmation = &mut confirm => {
-            let (outcome, usable) = judge(confirmation);
-            if let (false, Err(error)) = (usable, &outcome) {
-                alive.fault(error.to_string());
+    loop {
+        tokio::select! {
+            biased;
+            confirmation = &mut confirm => {
+                let (outcome, usable) = judge(confirmation);
+                if let (false, Err(error)) = (usable, &outcome) {
+                    alive.fault(error.to_string());
+                }
+                // Free the channel before the caller learns of it: its next publish finds it free.
+                drop(seat);
+                answer(outcome);
+                return if usable { Fate::Usable } else { Fate::Over };
             }
-            // Free the channel before the caller learns of it: its next publish finds it free.
-            drop(seat);
-            let _ = reply.send(outcome);
-            return usable;
-        }
-        () = alive.ended.cancelled() => {
-            let _ = reply.send(Err(PublishError::Lost("the connection was dropped".into())));
-            return false;
-        }
-        Ok(reason) = blocked.wait_for(Option::is_some) => {
-            let _ = reply.send(Err(PublishError::Blocked(reason.clone().unwrap_or_default())));
-        }
-        () = sleep_until(deadline) => {
-            let _ = reply.send(Err(PublishError::Timeout));
-            alive.fault(format!("no confirm within {} s", CONFIRM_DEADLINE.as_secs()));
-            return false;
+            () = alive.ended.cancelled() => {
+                answer(Err(PublishError::Lost("the connection was dropped".into())));
+                return Fate::Over;
+            }
+            Ok(reason) = blocked.wait_for(Option::is_some) => {
+                answer(Err(PublishError::Blocked(reason.clone().unwrap_or_default())));
+                break;
+            }
+            () = sleep_until(deadline), if !answered => {
+                answered = true;
+                answer(Err(PublishError::Timeout));
+            }
+            opened = &mut opening, if fresh.is_none() => match opened {
+                Ok(channel) => fresh = Some(channel),
+                Err(reason) => {
+                    alive.fault(reason.clone());
+                    answer(Err(PublishError::Lost(reason)));
+                    return Fate::Over;
+                }
+            },
+            () = sleep_until(sent + CONFIRM_DEADLINE) => {
+                // Known before it is told, so that whoever asks next is refused at once.
+                if fresh.is_none() {
+                    alive.fault(format!("no confirm within {} s", CONFIRM_DEADLINE.as_secs()));
+                }
+                answer(Err(PublishError::Timeout));
+                return fresh.map_or(Fate::Over, Fate::Replaced);
+            }
         }
     }
     // Blocked with a publish outstanding. It is answered already, as an error; but the channel is free again only once
@@ -389,12 +446,12 @@ async fn publish(alive: &Alive, channel: &Channel, job: Job) -> bool {
                 alive.fault(error.to_string());
             }
             drop(seat);
-            usable
+            if usable { Fate::Usable } else { Fate::Over }
         }
-        () = alive.ended.cancelled() => false,
+        () = alive.ended.cancelled() => Fate::Over,
         () = unblocked_for(&mut blocked, CONFIRM_DEADLINE) => {
             alive.fault("no confirm after the block was lifted");
-            false
+            Fate::Over
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `roost.outbound.<account>` | alike without dead letters: it carries references to rows |
 //! | `roost.dead` | quorum, without a delivery limit in effect and without dead letters of its own |
 
+use super::channel::OwnChannel;
 use super::link::Alive;
 use super::{STEP_DEADLINE, words};
 use crate::topics::{Kind, Target};
@@ -17,7 +18,7 @@ use crate::{DELIVERY_LIMIT, Depth, QueueError};
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, ErrorKind, ExchangeKind};
+use lapin::{ErrorKind, ExchangeKind};
 use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
@@ -166,7 +167,7 @@ impl Topology {
 async fn settle_declaration(
     name: &str,
     outcome: Result<lapin::Result<()>, tokio::time::error::Elapsed>,
-    channel: &Channel,
+    channel: &OwnChannel,
 ) -> Result<(), String> {
     match outcome {
         Ok(Ok(())) => {
@@ -183,7 +184,7 @@ async fn settle_declaration(
     }
 }
 
-async fn goodbye(channel: &Channel) {
+async fn goodbye(channel: &OwnChannel) {
     let deadline = Instant::now() + STEP_DEADLINE;
     // A channel that does not close closes with its connection.
     let _ = timeout_at(deadline, channel.close(200, "done".into())).await;

@@ -63,15 +63,57 @@ async fn fill(tx: &mut Tx, now: Timestamp) -> rows::Seeded {
     rows::conversation(tx, account, "Never Written", "971500000001", ago(4000)).await.unwrap();
 
     let amal = rows::conversation(tx, account, "Amal Haddad", "971501234567", ago(1600)).await.unwrap();
-    rows::inbound(tx, &amal, "a1", "Hello! I would like to renew my residence visa, it expires in March.", ago(1590)).await.unwrap();
-    rows::outbound(tx, &amal, "Good morning Amal, of course. Is it the two-year one?", Status::Read, false, ago(1580)).await.unwrap();
-    rows::inbound(tx, &amal, "a2", "Yes, two years. And my husband's, too.\n\nDo you need his passport as well?", ago(1570)).await.unwrap();
-    store::note::add(tx, amal.conversation, "She came through Bob's recommendation: give her the 10 % he was promised.", Some(me), ago(1560)).await.unwrap();
-    rows::outbound(tx, &amal, "Yes please: a photo of the first page is enough to begin with.", Status::Read, false, ago(1550)).await.unwrap();
-    let photo = rows::inbound_of_type(tx, &amal, "a3", "image", Some("هذا جوازه. هل الصورة واضحة؟"), Some("{}"), ago(60)).await.unwrap();
+    rows::inbound(tx, &amal, "a1", "Hello! I would like to renew my residence visa, it expires in March.", ago(1590))
+        .await
+        .unwrap();
+    rows::outbound(tx, &amal, "Good morning Amal, of course. Is it the two-year one?", Status::Read, false, ago(1580))
+        .await
+        .unwrap();
+    rows::inbound(
+        tx,
+        &amal,
+        "a2",
+        "Yes, two years. And my husband's, too.\n\nDo you need his passport as well?",
+        ago(1570),
+    )
+    .await
+    .unwrap();
+    store::note::add(
+        tx,
+        amal.conversation,
+        "She came through Bob's recommendation: give her the 10 % he was promised.",
+        Some(me),
+        ago(1560),
+    )
+    .await
+    .unwrap();
+    rows::outbound(
+        tx,
+        &amal,
+        "Yes please: a photo of the first page is enough to begin with.",
+        Status::Read,
+        false,
+        ago(1550),
+    )
+    .await
+    .unwrap();
+    let photo =
+        rows::inbound_of_type(tx, &amal, "a3", "image", Some("هذا جوازه. هل الصورة واضحة؟"), Some("{}"), ago(60))
+            .await
+            .unwrap();
     rows::pending_media(tx, photo, "image", "image/jpeg", Some("passport.jpg")).await.unwrap();
-    rows::outbound(tx, &amal, "Perfectly clear, thank you. Both renewals together are AED 1,240.", Status::Delivered, false, ago(50)).await.unwrap();
-    let raw = r#"{"from":"971501234567","id":"wamid.X","timestamp":"1795339800","type":"order","order":{"catalog_id":"77"}}"#;
+    rows::outbound(
+        tx,
+        &amal,
+        "Perfectly clear, thank you. Both renewals together are AED 1,240.",
+        Status::Delivered,
+        false,
+        ago(50),
+    )
+    .await
+    .unwrap();
+    let raw =
+        r#"{"from":"971501234567","id":"wamid.X","timestamp":"1795339800","type":"order","order":{"catalog_id":"77"}}"#;
     rows::inbound_of_type(tx, &amal, "a4", "order", None, Some(raw), ago(40)).await.unwrap();
     rows::outbound(tx, &amal, "This one the provider refused.", Status::Failed, false, ago(30)).await.unwrap();
     rows::outbound(tx, &amal, "And of this one nobody knows.", Status::Sending, true, ago(20)).await.unwrap();
@@ -85,7 +127,9 @@ async fn live(store: Store, amal: rows::Seeded, clock: Arc<dyn Clock>) {
         tokio::time::sleep(Duration::from_secs(20)).await;
         let now = clock.now();
         let mut tx = store.begin().await.unwrap();
-        rows::inbound(&mut tx, &amal, &format!("live{round}"), &format!("And another question, number {round}."), now).await.unwrap();
+        rows::inbound(&mut tx, &amal, &format!("live{round}"), &format!("And another question, number {round}."), now)
+            .await
+            .unwrap();
         let change = store::feed::Change::Conversation { conversation: amal.conversation, contact: None };
         store::feed::write(&mut tx, &[change], now).await.unwrap();
         tx.commit().await.unwrap();
@@ -111,7 +155,9 @@ async fn main() {
     });
     let (metrics, health, stop) = (Metrics::new(), Health::new(), CancellationToken::new());
     let token = runtime::config::ApiToken {
-        name: "preview".into(), sha256: runtime::config::token_digest("preview"), role: Role::Admin,
+        name: "preview".into(),
+        sha256: runtime::config::token_digest("preview"),
+        role: Role::Admin,
     };
     let deps = inbox::Deps {
         store: store.clone(),

@@ -12,7 +12,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use domain::{Role, Timestamp};
 use futures_util::FutureExt;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use std::net::IpAddr;
@@ -193,7 +196,9 @@ pub(crate) async fn read_body(body: Body) -> Result<Bytes, Problem> {
                         let detail = "The body did not arrive in time.";
                         return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", detail));
                     }
-                    Some(BodyError::NoRoom) => return Err(Problem::unavailable("busy", "Too much is arriving at once.")),
+                    Some(BodyError::NoRoom) => {
+                        return Err(Problem::unavailable("busy", "Too much is arriving at once."));
+                    }
                     Some(BodyError::Broken) | None => cause = error.source(),
                 }
             }

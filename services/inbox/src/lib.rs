@@ -72,7 +72,10 @@ pub struct Deps {
 
 impl fmt::Debug for Deps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Deps").field("users", &self.users.len()).field("accounts", &self.accounts.len()).finish_non_exhaustive()
+        f.debug_struct("Deps")
+            .field("users", &self.users.len())
+            .field("accounts", &self.accounts.len())
+            .finish_non_exhaustive()
     }
 }
 

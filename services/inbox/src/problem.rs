@@ -6,6 +6,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method};
 use serde::Serialize;
+use std::ops::Deref;
 use store::StoreError;
 
 /// One thing that is wrong with a request.
@@ -24,9 +25,14 @@ impl FieldError {
     }
 }
 
-/// A refusal. Handlers return it; the outermost layer writes it as JSON or as a page and adds the request's id.
+/// A refusal. Handlers return it; the outermost layer writes it as JSON or as a page and adds the request's id. Boxed,
+/// because every handler's result has room for one and few have one.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Problem {
+pub(crate) struct Problem(Box<Details>);
+
+/// What a refusal says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Details {
     /// The HTTP status.
     pub(crate) status: StatusCode,
     /// Stable word for programs.
@@ -45,10 +51,17 @@ pub(crate) struct Problem {
     pub(crate) retry_after: Option<u64>,
 }
 
+impl Deref for Problem {
+    type Target = Details;
+    fn deref(&self) -> &Details {
+        &self.0
+    }
+}
+
 impl Problem {
     /// A refusal with nothing more to say.
     pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             status,
             code,
             detail: detail.into(),
@@ -57,16 +70,29 @@ impl Problem {
             requires_template: false,
             hours_since_last_inbound: None,
             retry_after: None,
-        }
+        }))
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.0.hint = Some(hint.into());
         self
     }
 
     pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
-        self.retry_after = Some(seconds);
+        self.0.retry_after = Some(seconds);
+        self
+    }
+
+    /// Names the fields that are wrong.
+    pub(crate) fn errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.0.errors = errors;
+        self
+    }
+
+    /// Says how long ago the person wrote, and whether a template would be accepted.
+    pub(crate) fn outside_window(mut self, requires_template: bool, hours: Option<f64>) -> Self {
+        self.0.requires_template = requires_template;
+        self.0.hours_since_last_inbound = hours;
         self
     }
 
@@ -86,7 +112,7 @@ impl Problem {
             Some(first) => format!("{}: {}.", first.path, first.message.trim_end_matches('.')),
             None => "The request breaks a rule.".to_owned(),
         };
-        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail) }
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", detail).errors(errors)
     }
 
     /// 422: one field that breaks a rule.
@@ -199,11 +225,9 @@ mod tests {
 
     #[test]
     fn a_problem_speaks_to_old_and_new_clients_in_one_object() {
-        let problem = Problem {
-            requires_template: true,
-            hours_since_last_inbound: Some(30.5),
-            ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "window_closed", "Closed.").hint("Send a template.")
-        };
+        let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "window_closed", "Closed.")
+            .hint("Send a template.")
+            .outside_window(true, Some(30.5));
         let json = problem.to_json("r-1");
         assert_eq!(json["ok"], false);
         assert_eq!(json["error"], json["detail"]);

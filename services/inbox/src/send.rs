@@ -199,12 +199,9 @@ fn window_closed(channel: Channel, window: Window, now: Timestamp) -> Problem {
         Channel::Instagram | Channel::Facebook => "OUTSIDE_ALLOWED_WINDOW",
         _ => "window_closed",
     };
-    Problem {
-        requires_template: channel == Channel::WhatsApp,
-        hours_since_last_inbound: hours,
-        ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
-    }
-    .hint("Send an approved template; the person's answer opens the window for 24 hours.")
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+        .outside_window(channel == Channel::WhatsApp, hours)
+        .hint("Send an approved template; the person's answer opens the window for 24 hours.")
 }
 
 /// What a caller asked for, condensed: the same key with another hash is refused. Independent of field order and spelling.
@@ -223,7 +220,8 @@ fn known_text(content: &Content, templates: &[TemplateRow]) -> Option<String> {
 /// The text of a template's body.
 pub(crate) fn template_body(template: &TemplateRow) -> Option<&str> {
     let parts = template.components.as_array()?;
-    let is_body = |part: &&serde_json::Value| part["type"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("body"));
+    let is_body =
+        |part: &&serde_json::Value| part["type"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("body"));
     parts.iter().find(is_body)?["text"].as_str()
 }
 
@@ -273,7 +271,10 @@ mod tests {
         };
         assert_eq!(request_hash(&wanted("a")), request_hash(&Wanted { key: None, ..wanted("a") }));
         assert_ne!(request_hash(&wanted("a")), request_hash(&wanted("b")));
-        assert_ne!(request_hash(&wanted("a")), request_hash(&Wanted { reply_to: Some(MessageId::new(1)), ..wanted("a") }));
+        assert_ne!(
+            request_hash(&wanted("a")),
+            request_hash(&Wanted { reply_to: Some(MessageId::new(1)), ..wanted("a") })
+        );
     }
 
     #[test]

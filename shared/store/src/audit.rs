@@ -75,7 +75,8 @@ pub async fn record(tx: &mut Tx, entry: &Entry<'_>, now: Timestamp) -> Result<()
     Ok(())
 }
 
-const AUDIT_OF: &str = "SELECT id, actor_user_id, actor_token_id, action, target_type, target_id, detail, request_id, ip,
+const AUDIT_OF: &str =
+    "SELECT id, actor_user_id, actor_token_id, action, target_type, target_id, detail, request_id, ip,
     created_at FROM audit_log WHERE target_type = $1 AND target_id = $2 ORDER BY created_at DESC, id DESC LIMIT $3";
 
 /// What was done to one thing, newest first.

@@ -147,7 +147,8 @@ pub async fn can_resume(tx: &mut Tx, cursor: Cursor) -> Result<bool> {
     Ok(oldest.is_none_or(|(oldest_tx, id)| id <= 1 || cursor >= before(oldest_tx, id)))
 }
 
-const FEED_AFTER_PG: &str = "SELECT tx, id, kind, conversation_id, contact_id, entity_id, status, created_at FROM change_feed
+const FEED_AFTER_PG: &str =
+    "SELECT tx, id, kind, conversation_id, contact_id, entity_id, status, created_at FROM change_feed
     WHERE (tx, id) > ($1, $2) AND tx < pg_snapshot_xmin(pg_current_snapshot())::text::bigint ORDER BY tx, id LIMIT $3";
 const FEED_AFTER_SQLITE: &str = "SELECT tx, id, kind, conversation_id, contact_id, entity_id, status, created_at
     FROM change_feed WHERE id > $2 AND $1 >= 0 ORDER BY id LIMIT $3";

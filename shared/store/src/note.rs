@@ -6,7 +6,8 @@ use crate::{At, Result, Tx, thread};
 use domain::{ConversationId, MessageId, Origin, Timestamp, UserId};
 
 /// A note is SENT the moment it is written: there is nowhere further to go.
-const NOTE_ADD: &str = "INSERT INTO messages (conversation_id, contact_id, lead_id, direction, channel, type, body, search_text,
+const NOTE_ADD: &str =
+    "INSERT INTO messages (conversation_id, contact_id, lead_id, direction, channel, type, body, search_text,
       status, origin, created_by_user_id, occurred_at, created_at)
     SELECT c.id, c.contact_id, c.lead_id, 'OUTBOUND', 'INTERNAL_NOTE', 'note', $2, $3, 'SENT', $4, $5, $6, $6
     FROM conversations c WHERE c.id = $1 AND c.deleted_at IS NULL RETURNING id";

@@ -41,7 +41,9 @@ const SESSION_FIND: &str = "SELECT s.user_id, u.email, u.name, u.role, s.expires
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn find(tx: &mut Tx, sha256: &[u8; 32], now: Timestamp) -> Result<Option<SessionUser>> {
-    Ok(on_backend!(tx, conn => sqlx::query_as(SESSION_FIND).bind(&sha256[..]).bind(At(now)).fetch_optional(conn).await?))
+    Ok(
+        on_backend!(tx, conn => sqlx::query_as(SESSION_FIND).bind(&sha256[..]).bind(At(now)).fetch_optional(conn).await?),
+    )
 }
 
 const SESSION_REVOKE: &str = "UPDATE sessions SET revoked_at = $2 WHERE token_sha256 = $1 AND revoked_at IS NULL";

@@ -1,8 +1,8 @@
 //! One conversation: its messages in pages, one message with its history, and what people do to a conversation.
 
 use crate::column::rows;
-use crate::tx::on_backend;
 use crate::feed::{self, Change};
+use crate::tx::on_backend;
 use crate::{At, Result, Tx};
 use domain::{
     AttemptOutcome, Channel, ContactId, ConversationId, ConversationStatus, Direction, LeadId, MediaId, MessageId,
@@ -266,7 +266,8 @@ pub async fn under_key(tx: &mut Tx, conversation: ConversationId, key: &str) -> 
         .bind(conversation.get()).bind(key).fetch_optional(conn).await?))
 }
 
-const MEDIA_BETWEEN: &str = "SELECT x.id, x.message_id, x.kind, x.mime_type, x.filename, x.size_bytes, x.caption, x.state
+const MEDIA_BETWEEN: &str =
+    "SELECT x.id, x.message_id, x.kind, x.mime_type, x.filename, x.size_bytes, x.caption, x.state
     FROM messages m JOIN message_media x ON x.message_id = m.id
     WHERE m.conversation_id = $1 AND m.occurred_at >= $2 AND m.occurred_at <= $3 ORDER BY x.message_id, x.position";
 
@@ -289,7 +290,8 @@ pub async fn status_history(tx: &mut Tx, id: MessageId) -> Result<Vec<StatusEven
     Ok(on_backend!(tx, conn => sqlx::query_as(STATUS_HISTORY).bind(id.get()).fetch_all(conn).await?))
 }
 
-const ATTEMPT_HISTORY: &str = "SELECT generation, attempt, outcome, http_status, provider_code, error_message, finished_at
+const ATTEMPT_HISTORY: &str =
+    "SELECT generation, attempt, outcome, http_status, provider_code, error_message, finished_at
     FROM send_attempts WHERE message_id = $1 ORDER BY generation, attempt LIMIT 200";
 
 /// Every attempt to send a message, in order.
@@ -299,7 +301,8 @@ pub async fn attempts(tx: &mut Tx, id: MessageId) -> Result<Vec<AttemptRow>> {
     Ok(on_backend!(tx, conn => sqlx::query_as(ATTEMPT_HISTORY).bind(id.get()).fetch_all(conn).await?))
 }
 
-const PARTY: &str = "SELECT k.id AS contact_id, k.nationality, k.company_name, k.source AS contact_source, l.id AS lead_id,
+const PARTY: &str =
+    "SELECT k.id AS contact_id, k.nationality, k.company_name, k.source AS contact_source, l.id AS lead_id,
       l.stage, l.priority, l.service_type, l.ai_score, l.notes, l.expiry_date, l.next_follow_up_at,
       l.assigned_user_id AS lead_assigned_user_id
     FROM conversations c JOIN contacts k ON k.id = c.contact_id LEFT JOIN leads l ON l.id = c.lead_id WHERE c.id = $1";
@@ -394,12 +397,7 @@ const CONVERSATION_SET_STATUS: &str = "UPDATE conversations SET status = $2, clo
 /// Closes or reopens a conversation. `false`: unknown, or it was so already.
 /// # Errors
 /// Only when the database cannot be reached.
-pub async fn set_status(
-    tx: &mut Tx,
-    id: ConversationId,
-    status: ConversationStatus,
-    now: Timestamp,
-) -> Result<bool> {
+pub async fn set_status(tx: &mut Tx, id: ConversationId, status: ConversationStatus, now: Timestamp) -> Result<bool> {
     let closed_at = (status == ConversationStatus::Closed).then_some(At(now));
     let rows = on_backend!(tx, conn => sqlx::query(CONVERSATION_SET_STATUS)
         .bind(id.get()).bind(status.as_str()).bind(closed_at).bind(At(now)).execute(conn).await?.rows_affected());

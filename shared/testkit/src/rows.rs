@@ -145,7 +145,7 @@ const OUTBOUND: &str =
     VALUES ($1, $2, $3, $4, 'OUTBOUND', 'WHATSAPP', 'text', $5, $6, 'AGENT', $7, $8, $9, $10, $11, $12, $12,
       $13, $14, $15, $16) RETURNING id";
 const SEND: &str = "INSERT INTO sends (message_id, conversation_id, channel_account_id, seq, state, due_at, deadline_at,
-      lease_token, lease_until, unknown_since, attempt, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1, $6)";
+      lease_token, lease_until, unknown_since, attempt, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $6)";
 
 /// A message of ours that has come to `status`: QUEUED and SENDING with a row in `sends` (WAITING and IN_FLIGHT), SENDING
 /// with `held` as one whose outcome nobody knows.
@@ -180,7 +180,7 @@ pub async fn outbound(
         on_both!(tx, conn => sqlx::query(SEND)
             .bind(id).bind(to.conversation.get()).bind(to.account.get()).bind((state != "HELD").then_some(id)).bind(state)
             .bind(At(at)).bind(At(at + WINDOW)).bind(in_flight.then_some("lease")).bind(in_flight.then_some(At(at)))
-            .bind(held.then_some(At(at))).execute(conn).await?.rows_affected());
+            .bind(held.then_some(At(at))).bind(i16::from(state != "WAITING")).execute(conn).await?.rows_affected());
     }
     Ok(MessageId::new(id))
 }

@@ -145,9 +145,13 @@ impl JsonBody {
             let mut known = known.to_vec();
             known.sort_unstable();
             known.dedup();
-            FieldError::new(name.chars().take(100).collect::<String>(), format!("is unknown and was ignored; known: {}", known.join(", ")))
+            FieldError::new(
+                name.chars().take(100).collect::<String>(),
+                format!("is unknown and was ignored; known: {}", known.join(", ")),
+            )
         };
-        let warnings: Vec<FieldError> = self.fields.keys().filter(|name| !known.contains(&name.as_str())).map(unknown).collect();
+        let warnings: Vec<FieldError> =
+            self.fields.keys().filter(|name| !known.contains(&name.as_str())).map(unknown).collect();
         if self.errors.is_empty() {
             return Ok(warnings);
         }
@@ -168,7 +172,10 @@ mod tests {
         assert_eq!(body.texts("params", 5, 5), Some(vec!["a".into(), "7".into()]));
         assert_eq!(body.id("id"), None);
         let problem = body.finish().unwrap_err();
-        assert_eq!(problem.errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["text", "params[2]", "id", "colour"]);
+        assert_eq!(
+            problem.errors.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(),
+            ["text", "params[2]", "id", "colour"]
+        );
     }
 
     #[test]
@@ -184,7 +191,9 @@ mod tests {
         let mut body = JsonBody::parse(br#"{"text": "a\u0000b", "long": "abcdef"}"#).unwrap();
         assert_eq!((body.text("text", 10), body.text("long", 5)), (None, None));
         assert_eq!(body.finish().unwrap_err().errors.len(), 2);
-        for bad in [&b"[1]"[..], b"7", b"{", b"\"\\ud800\"", b"{\"a\":\"\\ud800\"}", b"\xff", "[".repeat(10_000).as_bytes()] {
+        for bad in
+            [&b"[1]"[..], b"7", b"{", b"\"\\ud800\"", b"{\"a\":\"\\ud800\"}", b"\xff", "[".repeat(10_000).as_bytes()]
+        {
             assert_eq!(JsonBody::parse(bad).unwrap_err().status, 400);
         }
     }

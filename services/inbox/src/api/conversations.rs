@@ -56,7 +56,8 @@ pub(super) async fn list(
     let mut rows = inbox_list::list(&mut tx, &filter, after, limit + 1).await?;
     let more = i64::try_from(rows.len()).unwrap_or(i64::MAX) > limit;
     rows.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    let next = rows.last().filter(|_| more).map(|row: &ConversationRow| encode_cursor(row.last_message_at, row.id.get()));
+    let next =
+        rows.last().filter(|_| more).map(|row: &ConversationRow| encode_cursor(row.last_message_at, row.id.get()));
     let conversations: Vec<_> = rows.iter().map(|row| json::conversation(row, caller.now())).collect();
     let body = json!({ "ok": true, "conversations": conversations, "data": conversations, "next": next, "prev": query.get("after") });
     Ok(answer(StatusCode::OK, &body))
@@ -157,7 +158,8 @@ pub(crate) async fn page(
 
 /// Reads the `before` of a thread.
 pub(crate) fn thread_cursor(text: &str) -> Result<ThreadCursor, Problem> {
-    let (at, id) = decode_cursor(text).ok_or_else(|| Problem::field("before", "must be the `next` of the page before"))?;
+    let (at, id) =
+        decode_cursor(text).ok_or_else(|| Problem::field("before", "must be the `next` of the page before"))?;
     Ok(ThreadCursor { at, id: MessageId::new(id) })
 }
 
@@ -171,6 +173,9 @@ pub(crate) fn decode_cursor(text: &str) -> Option<(Timestamp, i64)> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (micros, id) = std::str::from_utf8(&bytes).ok()?.split_once(':')?;
     // Beyond year 9999 and before year 1 no database follows.
-    let micros = micros.parse::<i64>().ok().filter(|micros| (-62_135_596_800_000_000..253_402_300_800_000_000).contains(micros))?;
+    let micros = micros
+        .parse::<i64>()
+        .ok()
+        .filter(|micros| (-62_135_596_800_000_000..253_402_300_800_000_000).contains(micros))?;
     Some((Timestamp::from_micros(micros), id.parse().ok()?))
 }

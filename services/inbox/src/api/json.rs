@@ -98,9 +98,10 @@ pub(crate) fn window(window: Window) -> Value {
 /// A message.
 pub(crate) fn message(row: &MessageRow, media: &[MediaRow]) -> Value {
     let files: Vec<Value> = media.iter().filter(|file| file.message_id == row.id).map(file).collect();
-    let error = row.error_class.as_ref().map(|class| {
-        json!({ "class": class, "code": row.error_code, "message": row.error_message })
-    });
+    let error = row
+        .error_class
+        .as_ref()
+        .map(|class| json!({ "class": class, "code": row.error_code, "message": row.error_message }));
     json!({
         "id": row.id,
         "conversationId": row.conversation_id,

@@ -115,7 +115,7 @@ fn refuse_media(body: &mut JsonBody) -> Result<(), Problem> {
     }
     let errors = asked.iter().map(|name| FieldError::new(*name, "sending files is not supported yet")).collect();
     let detail = format!("{}: sending files is not supported yet. Nothing was sent.", asked.join(", "));
-    Err(Problem { errors, ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_supported_yet", detail) })
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_supported_yet", detail).errors(errors))
 }
 
 /// The caller's key: in the body, or as the header `Idempotency-Key`, which is another name for it.

@@ -65,14 +65,21 @@ mod tests {
     use http::HeaderValue;
 
     fn with(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
     }
 
     #[test]
     fn what_the_browser_calls_foreign_is_refused() {
         for ours in [
             with(&[("host", "roost.example:8080"), ("origin", "http://roost.example:8080")]),
-            with(&[("host", "10.0.0.1:8080"), ("x-forwarded-host", "inbox.example"), ("origin", "https://inbox.example")]),
+            with(&[
+                ("host", "10.0.0.1:8080"),
+                ("x-forwarded-host", "inbox.example"),
+                ("origin", "https://inbox.example"),
+            ]),
             with(&[("host", "h"), ("origin", "null")]),
             with(&[("host", "h"), ("origin", "null"), ("sec-fetch-site", "same-origin")]),
             with(&[("host", "h")]),

@@ -21,10 +21,17 @@ use subtle::ConstantTimeEq;
 /// Longest password that is looked at, in bytes.
 const PASSWORD_MOST: usize = 1024;
 
-fn login_page(context: &Context, status: StatusCode, error: Option<&'static str>, email: &str, next: &str) -> Result<Response, Problem> {
+fn login_page(
+    context: &Context,
+    status: StatusCode,
+    error: Option<&'static str>,
+    email: &str,
+    next: &str,
+) -> Result<Response, Problem> {
     let w = context.look.language.words();
     let frame = Frame::of(context.look, None, context.now, w.sign_in);
-    let page = LoginPage { w, frame, csrf: String::new(), error, email: email.to_owned(), next: safe_next(next).to_owned() };
+    let page =
+        LoginPage { w, frame, csrf: String::new(), error, email: email.to_owned(), next: safe_next(next).to_owned() };
     let mut response = pages::page(&page)?;
     *response.status_mut() = status;
     Ok(response)
@@ -32,7 +39,10 @@ fn login_page(context: &Context, status: StatusCode, error: Option<&'static str>
 
 /// Only a path of ours: never another site, however it is written.
 fn safe_next(next: &str) -> &str {
-    let ours = next.starts_with('/') && !next.starts_with("//") && !next.contains(['\\', '\r', '\n', '\t']) && next.len() <= 1000;
+    let ours = next.starts_with('/')
+        && !next.starts_with("//")
+        && !next.contains(['\\', '\r', '\n', '\t'])
+        && next.len() <= 1000;
     let plain = next.bytes().all(|byte| (0x21..0x7f).contains(&byte));
     if ours && plain && !next.starts_with("/login") { next } else { "/inbox" }
 }
@@ -115,7 +125,8 @@ pub(crate) async fn once(
     let owner = shared.people().await?.owner;
     let used = {
         let mut expected = shared.login_once.lock().unwrap_or_else(PoisonError::into_inner);
-        let right = expected.as_deref().is_some_and(|expected| bool::from(expected.as_bytes().ct_eq(secret.as_bytes())));
+        let right =
+            expected.as_deref().is_some_and(|expected| bool::from(expected.as_bytes().ct_eq(secret.as_bytes())));
         if right && owner.is_some() { expected.take() } else { None }
     };
     match (used, owner) {
@@ -188,8 +199,15 @@ mod tests {
     fn after_signing_in_nobody_lands_on_another_site() {
         assert_eq!(safe_next("/inbox/7?view=mine"), "/inbox/7?view=mine");
         for elsewhere in [
-            "//evil.example", "https://evil.example", "/\\evil.example", "javascript:alert(1)", "", "/login?next=/login",
-            "/a\r\nSet-Cookie: x=1", "/\t/evil.example", "/ü",
+            "//evil.example",
+            "https://evil.example",
+            "/\\evil.example",
+            "javascript:alert(1)",
+            "",
+            "/login?next=/login",
+            "/a\r\nSet-Cookie: x=1",
+            "/\t/evil.example",
+            "/ü",
         ] {
             assert_eq!(safe_next(elsewhere), "/inbox", "{elsewhere:?}");
         }

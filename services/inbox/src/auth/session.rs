@@ -38,7 +38,8 @@ pub(crate) fn presented(headers: &HeaderMap, secure: bool) -> Option<String> {
 
 /// One cookie of a request.
 pub(crate) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
+    let pairs =
+        headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
     pairs.filter_map(|pair| pair.trim().split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
@@ -88,6 +89,9 @@ mod tests {
             assert!(text.contains("HttpOnly") && text.contains("SameSite=Lax") && text.contains("Path=/"), "{text}");
         }
         assert!(!plain.to_str().unwrap().contains("Secure"));
-        assert!(secure.to_str().unwrap().starts_with("__Host-roost_session=t;") && secure.to_str().unwrap().contains("; Secure"));
+        assert!(
+            secure.to_str().unwrap().starts_with("__Host-roost_session=t;")
+                && secure.to_str().unwrap().contains("; Secure")
+        );
     }
 }

@@ -22,15 +22,13 @@ impl Asset {
     }
 }
 
-static STYLE: LazyLock<Asset> = LazyLock::new(|| {
-    Asset::new("roost", "css", "text/css; charset=utf-8", include_bytes!("../../assets/roost.css"))
-});
+static STYLE: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("roost", "css", "text/css; charset=utf-8", include_bytes!("../../assets/roost.css")));
 static SCRIPT: LazyLock<Asset> = LazyLock::new(|| {
     Asset::new("roost", "js", "text/javascript; charset=utf-8", include_bytes!("../../assets/roost.js"))
 });
-static ICON: LazyLock<Asset> = LazyLock::new(|| {
-    Asset::new("roost", "svg", "image/svg+xml", include_bytes!("../../assets/roost.svg"))
-});
+static ICON: LazyLock<Asset> =
+    LazyLock::new(|| Asset::new("roost", "svg", "image/svg+xml", include_bytes!("../../assets/roost.svg")));
 
 /// Address of the style sheet.
 pub(crate) fn style() -> String {

@@ -88,12 +88,15 @@ impl Bubble {
             (_, Direction::Inbound) => Side::Them,
             (_, Direction::Outbound) => Side::Us,
         };
-        let (tick, tick_words, tick_at) = if side == Side::Us { tick(row, w) } else { (Tick::None, String::new(), None) };
-        let files: Vec<FileView> = media.iter().filter(|file| file.message_id == row.id).map(|file| file_view(file, w)).collect();
+        let (tick, tick_words, tick_at) =
+            if side == Side::Us { tick(row, w) } else { (Tick::None, String::new(), None) };
+        let files: Vec<FileView> =
+            media.iter().filter(|file| file.message_id == row.id).map(|file| file_view(file, w)).collect();
         let caption = media.iter().find(|file| file.message_id == row.id).and_then(|file| file.caption.clone());
         let text = row.body.clone().or(caption).filter(|text| !text.trim().is_empty());
         let bare = text.is_none() && files.is_empty() && row.template_name.is_none();
-        let unsupported = (row.kind == MessageType::Unsupported || (bare && row.kind != MessageType::Text)).then_some(row.kind.as_str());
+        let unsupported = (row.kind == MessageType::Unsupported || (bare && row.kind != MessageType::Text))
+            .then_some(row.kind.as_str());
         // What cannot be shown is shown as it arrived.
         let raw = row.raw_payload.as_ref().filter(|_| unsupported.is_some() || bare).map(|raw| shortened(raw));
         let mut bubble = Self {
@@ -124,7 +127,8 @@ impl Bubble {
     fn revision(&self) -> String {
         let mut hasher = DefaultHasher::new();
         (&self.author, &self.text, &self.files, self.unsupported, self.status, self.state, self.tick).hash(&mut hasher);
-        (&self.tick_words, self.tick_at.as_ref().map(|at| &at.iso), &self.reason, self.held, self.order).hash(&mut hasher);
+        (&self.tick_words, self.tick_at.as_ref().map(|at| &at.iso), &self.reason, self.held, self.order)
+            .hash(&mut hasher);
         format!("{:x}", hasher.finish())
     }
 
@@ -188,7 +192,9 @@ fn reason(row: &MessageRow, w: &Words) -> Option<String> {
         class => row.error_message.clone().or_else(|| class.map(str::to_owned)).unwrap_or_default(),
     };
     match &row.error_code {
-        Some(code) if row.error_class.as_deref() != Some("CANCELLED") => Some(format!("{words} ({} {code})", w.failed_code)),
+        Some(code) if row.error_class.as_deref() != Some("CANCELLED") => {
+            Some(format!("{words} ({} {code})", w.failed_code))
+        }
         _ => Some(words),
     }
 }
@@ -203,7 +209,8 @@ fn file_view(row: &MediaRow, w: &'static Words) -> FileView {
         _ => w.file,
     };
     let size = row.size_bytes.map(|bytes| format!("{} KB", (bytes + 1023) / 1024));
-    let about = [row.filename.clone(), row.mime_type.clone(), size].into_iter().flatten().collect::<Vec<_>>().join(" · ");
+    let about =
+        [row.filename.clone(), row.mime_type.clone(), size].into_iter().flatten().collect::<Vec<_>>().join(" · ");
     FileView { what, about, state: if row.state == "PENDING" { w.not_fetched } else { w.not_available } }
 }
 

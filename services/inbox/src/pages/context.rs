@@ -277,7 +277,10 @@ impl Head {
             mine: who.user().is_some() && row.assigned_user_id == who.user(),
             closed: row.status == domain::ConversationStatus::Closed,
             can_write: who.role.may(Role::Agent),
-            people: people.iter().map(|user| (user.id.get(), user.name.clone(), row.assigned_user_id == Some(user.id))).collect(),
+            people: people
+                .iter()
+                .map(|user| (user.id.get(), user.name.clone(), row.assigned_user_id == Some(user.id)))
+                .collect(),
             query: query.to_owned(),
         }
     }
@@ -431,7 +434,9 @@ mod tests {
 
     #[test]
     fn initials_are_letters_of_any_script() {
-        for (name, want) in [("Amal Haddad", "AH"), ("ليلى أحمد", "لأ"), ("+971501234567", "#"), ("x", "X"), ("🙂 Bob", "B"), ("", "#")] {
+        for (name, want) in
+            [("Amal Haddad", "AH"), ("ليلى أحمد", "لأ"), ("+971501234567", "#"), ("x", "X"), ("🙂 Bob", "B"), ("", "#")]
+        {
             assert_eq!(initials(name), want, "{name}");
         }
     }

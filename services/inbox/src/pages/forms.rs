@@ -64,7 +64,11 @@ pub(super) async fn send(
             name: name.trim().to_owned(),
             language: fields.get("templateLanguage").unwrap_or("en").trim().to_owned(),
             params: line_ends(fields.get("templateParams").unwrap_or_default())
-                .split('\n').map(str::trim).filter(|value| !value.is_empty()).map(str::to_owned).collect(),
+                .split('\n')
+                .map(str::trim)
+                .filter(|value| !value.is_empty())
+                .map(str::to_owned)
+                .collect(),
         },
         None => Content::Text { body: line_ends(fields.get("text").unwrap_or_default()) },
     };

@@ -86,13 +86,11 @@ impl Look {
     /// What a request wants.
     pub(crate) fn of(query: &str, headers: &HeaderMap) -> Self {
         let query = Fields::of(query.as_bytes());
-        let chosen = |name: &str, remembered: &str| query.get(name).or_else(|| cookie(headers, remembered)).map(str::to_owned);
+        let chosen =
+            |name: &str, remembered: &str| query.get(name).or_else(|| cookie(headers, remembered)).map(str::to_owned);
         let language = chosen("lang", LANGUAGE_COOKIE).and_then(|text| Language::parse(&text));
         let theme = chosen("theme", THEME_COOKIE).and_then(|text| Theme::parse(&text));
-        Self {
-            language: language.unwrap_or_else(|| spoken(headers)),
-            theme: theme.unwrap_or(Theme::System),
-        }
+        Self { language: language.unwrap_or_else(|| spoken(headers)), theme: theme.unwrap_or(Theme::System) }
     }
 
     /// Remembers what the query chose.

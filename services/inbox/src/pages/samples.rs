@@ -153,7 +153,13 @@ impl Head {
             query: "?view=mine".into(),
         };
         let bare = Head {
-            address: None, account: None, account_warning: None, assignee: None, mine: true, closed: false, ..full.clone()
+            address: None,
+            account: None,
+            account_warning: None,
+            assignee: None,
+            mine: true,
+            closed: false,
+            ..full.clone()
         };
         vec![Head { can_write: false, ..full.clone() }, full, bare]
     }
@@ -213,7 +219,8 @@ impl InboxPage {
             unread: 2,
         };
         let empty = List { rows: Vec::new(), search: String::new(), view: "all".into(), next: None, ..list.clone() };
-        let page = |list: &List, thread| InboxPage { w, frame: frame.clone(), csrf: "c".into(), list: list.clone(), thread };
+        let page =
+            |list: &List, thread| InboxPage { w, frame: frame.clone(), csrf: "c".into(), list: list.clone(), thread };
         let mut pages = vec![page(&empty, None), page(&list, None)];
         for (head, composer) in Head::samples(text).into_iter().zip(Composer::samples(text)) {
             let thread = |bubbles| Thread {
@@ -273,7 +280,9 @@ fn everything(text: &str, look: Look) -> Vec<String> {
     rendered.extend(bubbles.iter().map(|bubble| BubblePart { w, bubble }.render().unwrap()));
     rendered.push(BubblesPart { w, bubbles: &bubbles }.render().unwrap());
     rendered.extend(Head::samples(text).iter().map(|head| HeadPart { w, csrf: "c", head }.render().unwrap()));
-    rendered.extend(Composer::samples(text).iter().map(|composer| ComposerPart { w, csrf: "c", composer }.render().unwrap()));
+    rendered.extend(
+        Composer::samples(text).iter().map(|composer| ComposerPart { w, csrf: "c", composer }.render().unwrap()),
+    );
     rendered
 }
 

@@ -66,7 +66,10 @@ mod tests {
     fn times_and_durations_read_as_people_write_them() {
         let at: Timestamp = "2026-11-02T09:05:07.5Z".parse().unwrap();
         let view = TimeView::of(at, &EN);
-        assert_eq!((view.clock.as_str(), view.day.as_str(), view.full.as_str()), ("09:05", "2 Nov", "2 Nov 2026, 09:05 UTC"));
+        assert_eq!(
+            (view.clock.as_str(), view.day.as_str(), view.full.as_str()),
+            ("09:05", "2 Nov", "2 Nov 2026, 09:05 UTC")
+        );
         assert_eq!(duration(Duration::from_secs(3 * 3600 + 12 * 60), &EN), "3 h 12 min");
         assert_eq!(duration(Duration::from_secs(1), &EN), "1 min");
         assert_eq!(duration(Duration::from_secs(24 * 3600), &EN), "24 h");

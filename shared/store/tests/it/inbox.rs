@@ -37,7 +37,9 @@ async fn the_list_filters_searches_and_counts(#[values(Database::Sqlite, Databas
     for (i, (name, wa_id)) in people.into_iter().enumerate() {
         let at = NOON + seconds(i as u64);
         let one = rows::conversation(&mut tx, account, name, wa_id, at).await.unwrap();
-        rows::inbound(&mut tx, &one, &format!("wamid.{i}"), &format!("question {i} about a visa 100%"), at).await.unwrap();
+        rows::inbound(&mut tx, &one, &format!("wamid.{i}"), &format!("question {i} about a visa 100%"), at)
+            .await
+            .unwrap();
         seeded.push(one);
     }
     assert_eq!(names(&mut tx, &ListFilter::default()).await, ["ليلى أحمد", "Bob Stone", "Amal Haddad"], "newest first");

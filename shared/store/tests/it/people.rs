@@ -107,7 +107,10 @@ async fn the_trail_says_who_did_what_newest_first(#[values(Database::Sqlite, Dat
     audit::record(&mut tx, &entry("conversation.assign"), NOON).await.unwrap();
     audit::record(&mut tx, &entry("conversation.close"), NOON + Duration::from_secs(1)).await.unwrap();
     let trail = audit::of(&mut tx, "conversation", "12", 10).await.unwrap();
-    assert_eq!(trail.iter().map(|row| row.action.as_str()).collect::<Vec<_>>(), ["conversation.close", "conversation.assign"]);
+    assert_eq!(
+        trail.iter().map(|row| row.action.as_str()).collect::<Vec<_>>(),
+        ["conversation.close", "conversation.assign"]
+    );
     assert_eq!(trail[0].detail["to"], 4);
     assert_eq!((trail[1].actor_user_id, trail[1].request_id.as_deref()), (Some(UserId::new(4)), Some("r-1")));
     assert!(audit::of(&mut tx, "conversation", "13", 10).await.unwrap().is_empty());

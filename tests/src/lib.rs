@@ -3,10 +3,12 @@
 //! still hold.
 
 mod api;
+mod ports;
 mod process;
 mod system;
 pub mod wait;
 
 pub use api::{Api, Conversation, Message};
+pub use ports::Port;
 pub use process::Process;
 pub use system::{ACCESS_TOKEN, API_TOKEN, APP_SECRET, PHONE_NUMBER_ID, Stack, System, SystemOptions, VERIFY_TOKEN};

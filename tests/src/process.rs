@@ -67,6 +67,16 @@ impl Process {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Whether it still runs.
+    /// # Errors
+    /// When the system does not tell.
+    pub fn runs(&mut self) -> Result<bool> {
+        Ok(match &mut self.child {
+            Some(child) => child.try_wait()?.is_none(),
+            None => false,
+        })
+    }
+
     /// What it has printed so far.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()

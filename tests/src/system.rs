@@ -1,11 +1,10 @@
 //! A whole system in a temporary folder: configuration, processes, simulator.
 
-use crate::{Api, Process, wait};
+use crate::{Api, Port, Process, wait};
 use anyhow::{Context, Result};
 use domain::Secret;
 use simulator::{AccountOptions, Simulator, SimulatorOptions};
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use store::{Store, StoreUrl};
@@ -112,6 +111,7 @@ pub struct System {
     /// The folder with configuration, data and logs.
     pub folder: PathBuf,
     _folder: tempfile::TempDir,
+    _ports: Vec<Port>,
 }
 
 impl System {
@@ -119,7 +119,7 @@ impl System {
     /// # Errors
     /// When a part cannot be started or does not become ready; the message carries the process's last words.
     pub async fn start(binary: &str, options: SystemOptions) -> Result<Self> {
-        runtime::tls::install();
+        runtime::tls::install_provider();
         let guard = tempfile::Builder::new().prefix("roost-system-").tempdir()?;
         let folder = guard.path().to_owned();
         let names: Vec<(String, Vec<String>)> = match options.processes.as_slice() {
@@ -131,14 +131,17 @@ impl System {
             (None, true) => create_database(&postgres_url()?).await?,
             (None, false) => format!("sqlite://{}", folder.join("roost.db").display()),
         };
-        let simulator_port = free_port()?;
+        let mut ports = vec![Port::take()?];
+        let simulator_port = ports.first().map_or(0, |port| port.number);
         let common = common_config(&options, &folder, &database_url, simulator_port)?;
 
         let serves = |args: &[String], role: &str| args.iter().any(|arg| arg == role || arg == "up");
         let mut ingress_urls = Vec::new();
         let (mut base_url, mut admin_urls, mut started) = (None, Vec::new(), Vec::new());
         for (name, args) in &names {
-            let (listen, admin) = (free_port()?, free_port()?);
+            let taken = (Port::take()?, Port::take()?);
+            let (listen, admin) = (taken.0.number, taken.1.number);
+            ports.extend([taken.0, taken.1]);
             let file = folder.join(format!("{name}.toml"));
             std::fs::write(&file, format!("{}{}", http_config(&folder, listen, admin), common))?;
             admin_urls.push(format!("http://127.0.0.1:{admin}"));
@@ -178,8 +181,9 @@ impl System {
         })
         .await?;
         let client = reqwest::Client::builder().no_proxy().build()?;
-        for (process, admin) in processes.iter().zip(&admin_urls) {
+        for (process, admin) in processes.iter_mut().zip(&admin_urls) {
             let ready = wait::until("readiness", Duration::from_secs(60), async || {
+                anyhow::ensure!(process.runs()?, "{} has ended:\n{}", process.name, process.last_lines(30));
                 Ok(match client.get(format!("{admin}/readyz")).send().await {
                     Ok(answer) if answer.status().is_success() => Some(()),
                     _ => None,
@@ -190,7 +194,17 @@ impl System {
         let url: StoreUrl = database_url.parse()?;
         let store = Store::open(&test_options(url.clone())).await?;
         let base_url = base_url.unwrap_or_else(|| ingress_url.clone());
-        Ok(Self { simulator, processes, base_url, ingress_url, store, folder, store_url: url, _folder: guard })
+        Ok(Self {
+            simulator,
+            processes,
+            base_url,
+            ingress_url,
+            store,
+            folder,
+            store_url: url,
+            _folder: guard,
+            _ports: ports,
+        })
     }
 
     /// A client of its API with the token of every test.
@@ -214,11 +228,6 @@ impl System {
         }
         text
     }
-}
-
-/// A port nobody listens on at this moment. Another process may take it before we do; then the start says so.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn http_config(folder: &Path, listen: u16, admin: u16) -> String {

@@ -62,7 +62,7 @@ pub(crate) struct Roles {
 
 /// A role a process can play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
-pub enum Role {
+pub(crate) enum Role {
     /// Provider webhooks into the queue.
     Ingress,
     /// The queue into the database, and every timer.
@@ -75,10 +75,10 @@ pub enum Role {
 
 impl Role {
     /// Every role, in the order of the data flow.
-    pub const ALL: [Role; 4] = [Role::Ingress, Role::Ingest, Role::Inbox, Role::Sender];
+    pub(crate) const ALL: [Role; 4] = [Role::Ingress, Role::Ingest, Role::Inbox, Role::Sender];
 
     /// Its name, as on the command line.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Role::Ingress => "ingress",
             Role::Ingest => "ingest",

@@ -50,12 +50,7 @@ pub(crate) fn store_options(config: &Config, instance: &str) -> StoreOptions {
 
 impl Foundation {
     /// Opens everything `roles` need. A broker or a database server may be away: the roles wait for it and say so.
-    pub(crate) async fn open(
-        config: Config,
-        roles: &[Role],
-        metrics: Metrics,
-        stop: &CancellationToken,
-    ) -> Result<Self> {
+    pub(crate) async fn open(config: Config, roles: &[Role], metrics: Metrics) -> Result<Self> {
         runtime::tls::install_provider();
         let instance = instance::instance_name();
         let health = Health::new();
@@ -80,13 +75,17 @@ impl Foundation {
         let queue = Queue::open(options).await.context("the queue cannot be opened")?;
         let blobs = Blobs::open(&config.blobs).context("the object store cannot be opened")?;
 
-        tokio::spawn(watch_queue(queue.clone(), health.part("queue"), metrics.clone()));
-        if let Some(store) = &store {
-            tokio::spawn(watch_store(store.clone(), health.part("store"), stop.clone()));
-        }
-        tokio::spawn(read_gauges(queue.clone(), store.clone(), metrics.clone()));
         let clock = config.clock();
         Ok(Self { config: Arc::new(config), clock, instance, health, metrics, queue, store, blobs })
+    }
+
+    /// Keeps health and gauges true from now on. Not ready before the first look has gone well.
+    pub(crate) fn watch(&self, stop: &CancellationToken) {
+        tokio::spawn(watch_queue(self.queue.clone(), self.health.part("queue"), self.metrics.clone()));
+        if let Some(store) = &self.store {
+            tokio::spawn(watch_store(store.clone(), self.health.part("store"), stop.clone()));
+        }
+        tokio::spawn(read_gauges(self.queue.clone(), self.store.clone(), self.metrics.clone()));
     }
 
     /// The store, for a role that has one.

@@ -45,8 +45,9 @@ pub(crate) fn up(args: &Up) -> Result<ExitCode, Failure> {
         };
         let login = demo::random();
         let (token, own_token) = own_token(&config)?;
-        let foundation = Foundation::open(config, &Role::ALL, metrics, &stop).await?;
+        let foundation = Foundation::open(config, &Role::ALL, metrics).await?;
         migrate_when_reachable(&foundation, &stop).await?;
+        foundation.watch(&stop);
         let mut running = Roles::new(stop.clone(), foundation.config.tuning.drain);
         running.spawn("admin", serve_admin(admin, &foundation, running.stop()));
         roles::start(&foundation, &Role::ALL, listener, &mut running, Some(login.clone()), Some(own_token)).await?;
@@ -83,7 +84,8 @@ pub(crate) fn roles(first: Role, args: &RoleArgs) -> Result<ExitCode, Failure> {
         let stop = stop_on_signals()?;
         let metrics = Metrics::new();
         let (listener, admin) = listen(&config, &metrics)?;
-        let foundation = Foundation::open(config, &roles, metrics, &stop).await?;
+        let foundation = Foundation::open(config, &roles, metrics).await?;
+        foundation.watch(&stop);
         let mut running = Roles::new(stop, foundation.config.tuning.drain);
         running.spawn("admin", serve_admin(admin, &foundation, running.stop()));
         roles::start(&foundation, &roles, listener, &mut running, None, None).await?;
@@ -133,7 +135,7 @@ fn threads(roles: &[Role], config: &Config) -> std::io::Result<tokio::runtime::R
 }
 
 fn listen(config: &Config, metrics: &Metrics) -> Result<(Server, Server), Failure> {
-    let bind = |address| Server::bind(address, config.http.limits, metrics.clone()).map_err(Failure::usage);
+    let bind = |address| Server::bind(address, config.http.limits.clone(), metrics.clone()).map_err(Failure::usage);
     Ok((bind(config.http.listen)?, bind(config.http.admin_listen)?))
 }
 

@@ -29,12 +29,7 @@ pub(crate) async fn start(
     let mut front = Front { health: foundation.health.clone(), ingress: None, inbox: None };
     let intake = TaskTracker::new();
 
-    let dispatcher = match &foundation.store {
-        Some(store) => {
-            Some(Dispatcher::new(foundation.queue.clone(), store.clone(), accounts.clone(), config.tuning.clone()))
-        }
-        None => None,
-    };
+    let dispatcher = foundation.store.as_ref().map(|store| Dispatcher::new(foundation.queue.clone(), store.clone()));
     for role in roles {
         match role {
             Role::Ingress => {
@@ -53,6 +48,7 @@ pub(crate) async fn start(
                 let deps = ingest::Deps {
                     queue: foundation.queue.clone(),
                     store: foundation.store()?,
+                    sources: config.sources.clone().into(),
                     accounts: accounts.clone(),
                     clock: foundation.clock.clone(),
                     blobs: foundation.blobs.clone(),

@@ -1,1 +1,223 @@
-fn main() {}
+//! The speed table: each figure beside its ceiling and beside the plain way of doing it, as ratios inside one run.
+//!
+//! `cargo run --profile bench -p bench` runs everything; it starts its own servers, prints the table, and puts it into
+//! `docs/performance.md`. It is not a test: nothing passes or fails by the clock.
+
+mod bed;
+mod cpu;
+mod figures;
+mod load;
+mod machine;
+mod plain;
+mod preload;
+mod process;
+mod provider;
+mod report;
+mod rows;
+mod stats;
+mod webhooks;
+
+use anyhow::Result;
+use bed::Bed;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use figures::{Options, say};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// As the binary has it, so that Roost is what it is and the plain designs have the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "The speed table", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    part: Option<Part>,
+    #[command(flatten)]
+    table: Table,
+}
+
+#[derive(Debug, Args)]
+struct Table {
+    /// What to measure
+    #[arg(value_name = "FIGURE", default_value = "all")]
+    figures: Vec<Figure>,
+    /// How long a run of load is counted
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// How often each design runs
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// One short round, to see that everything works; the document is left alone
+    #[arg(long)]
+    quick: bool,
+    /// Only print the table
+    #[arg(long)]
+    print: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Figure {
+    /// Webhooks in, confirmed
+    Ingress,
+    /// Rows in the database
+    Ingest,
+    /// Messages out
+    Sender,
+    /// All three
+    All,
+}
+
+/// What this program starts of itself.
+#[derive(Debug, Subcommand)]
+enum Part {
+    #[command(hide = true)]
+    Bare {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    #[command(hide = true)]
+    PlainIngress {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        amqp: String,
+        #[arg(long)]
+        queue: String,
+    },
+    #[command(hide = true)]
+    PlainIngest {
+        #[arg(long)]
+        amqp: String,
+        #[arg(long)]
+        queue: String,
+        #[arg(long)]
+        database: String,
+    },
+    #[command(hide = true)]
+    PlainSender {
+        #[arg(long)]
+        amqp: String,
+        #[arg(long)]
+        queue: String,
+        #[arg(long)]
+        results: String,
+        #[arg(long)]
+        database: String,
+        #[arg(long)]
+        api: SocketAddr,
+        #[arg(long)]
+        concurrency: u16,
+    },
+    #[command(hide = true)]
+    BareClient {
+        #[arg(long)]
+        api: SocketAddr,
+        #[arg(long)]
+        concurrency: usize,
+        #[arg(long)]
+        calls: usize,
+    },
+    #[command(hide = true)]
+    Provider {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+}
+
+fn main() -> ExitCode {
+    if process::is_roost() {
+        return roost::main();
+    }
+    let cli = Cli::parse();
+    // One thread: the load generator and the plain designs leave the other core to what they talk to.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match (runtime, cli.part) {
+        (Err(error), _) => Err(error.into()),
+        (Ok(runtime), Some(part)) => runtime.block_on(be(part)),
+        (Ok(runtime), None) => runtime.block_on(measure(cli.table)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("bench: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn be(part: Part) -> Result<()> {
+    runtime::tls::install_provider();
+    match part {
+        Part::Bare { listen } => plain::ingress::run(listen, None, "", "").await,
+        Part::PlainIngress { listen, amqp, queue } => {
+            plain::ingress::run(listen, Some(&amqp), &queue, bed::APP_SECRET).await
+        }
+        Part::PlainIngest { amqp, queue, database } => plain::ingest::run(&amqp, &queue, &database).await,
+        Part::PlainSender { amqp, queue, results, database, api, concurrency } => {
+            plain::sender::run(&amqp, (&queue, &results), &database, api, concurrency).await
+        }
+        Part::BareClient { api, concurrency, calls } => {
+            let calls = plain::client::run(api, concurrency, calls).await?;
+            print(&serde_json::to_string(&calls)?);
+            Ok(())
+        }
+        Part::Provider { listen } => provider::run(listen).await,
+    }
+}
+
+async fn measure(table: Table) -> Result<()> {
+    runtime::tls::install_provider();
+    let options = match table.quick {
+        true => Options {
+            time: Duration::from_secs(1),
+            warm_up: Duration::from_millis(300),
+            rounds: 1,
+            messages: 10_000,
+            sends: 5_000,
+        },
+        false => Options {
+            time: Duration::from_secs(table.seconds.clamp(1, 60)),
+            warm_up: Duration::from_secs(1),
+            rounds: table.rounds.clamp(1, 20),
+            messages: 60_000,
+            sends: 20_000,
+        },
+    };
+    let mut bed = Bed::start().await?;
+    let (postgres, rabbitmq) = bed.versions().await?;
+    let machine = machine::describe(&postgres, &rabbitmq)?;
+    print(&machine);
+    let wanted = |figure: Figure| table.figures.iter().any(|wanted| *wanted == figure || *wanted == Figure::All);
+    let mut sections = Vec::new();
+    if wanted(Figure::Ingress) {
+        say("ingress");
+        sections.push(figures::ingress::run(&bed, options).await?);
+    }
+    if wanted(Figure::Ingest) {
+        say("ingest");
+        sections.push(figures::ingest::run(&mut bed, options).await?);
+    }
+    if wanted(Figure::Sender) {
+        say("sender");
+        sections.push(figures::sender::run(&mut bed, options).await?);
+    }
+    for section in &sections {
+        print(&format!("\n{}", section.render()));
+    }
+    if !table.quick && !table.print {
+        report::write("machine", &machine)?;
+        for section in &sections {
+            let path = report::write_section(section)?;
+            say(&format!("written to {}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// What was found, for the person or the next program.
+#[expect(clippy::print_stdout, reason = "this is what the program is for")]
+fn print(text: &str) {
+    println!("{text}");
+}

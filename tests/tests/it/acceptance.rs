@@ -32,7 +32,8 @@ fn status(wamid: &str, tick: Tick, at: Timestamp) -> BatchItem {
 }
 
 async fn messages_with(api: &Api, phone: &str, count: usize) -> Vec<Message> {
-    let found = wait::until(&format!("{count} messages of {phone}"), SOON, async || {
+    let what = format!("{count} messages of {phone}");
+    let found = wait::until(&what, SOON, async || {
         let Some(conversation) = api.conversation_with(phone).await? else { return Ok(None) };
         let messages = api.messages(conversation.id).await?;
         Ok((messages.len() >= count).then_some(messages))
@@ -57,8 +58,8 @@ async fn sent(system: &System, from: &str, text: &str) -> (i64, Message) {
 }
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn ac_1_every_item_of_every_entry_and_change_arrives_once(#[case] stack: Stack) {
     let system = started(stack).await;
@@ -94,8 +95,8 @@ async fn ac_1_every_item_of_every_entry_and_change_arrives_once(#[case] stack: S
 }
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn ac_3_the_unsigned_are_refused_and_the_handshake_answers_with_the_bare_challenge(#[case] stack: Stack) {
     let system = started(stack).await;
@@ -135,8 +136,8 @@ async fn ac_3_the_unsigned_are_refused_and_the_handshake_answers_with_the_bare_c
 }
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn ac_4_the_same_delivery_twenty_times_at_once_is_one_message(#[case] stack: Stack) {
     let system = started(stack).await;
@@ -153,8 +154,8 @@ async fn ac_4_the_same_delivery_twenty_times_at_once_is_one_message(#[case] stac
 }
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn ac_6_every_order_of_the_receipts_ends_where_the_rank_rule_says(#[case] stack: Stack) {
     let system = started(stack).await;
@@ -208,8 +209,8 @@ async fn ac_6_every_order_of_the_receipts_ends_where_the_rank_rule_says(#[case] 
 }
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn ac_7_a_receipt_half_a_second_before_the_sends_answer_is_kept_and_applied(#[case] stack: Stack) {
     let mut options = SystemOptions::new(stack);
@@ -232,8 +233,8 @@ async fn ac_7_a_receipt_half_a_second_before_the_sends_answer_is_kept_and_applie
 }
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn ac_20_the_same_intent_ten_times_at_once_is_one_row_and_one_call(#[case] stack: Stack) {
     let system = started(stack).await;
@@ -259,8 +260,8 @@ async fn ac_20_the_same_intent_ten_times_at_once_is_one_row_and_one_call(#[case]
 }
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn ac_41_a_rejection_is_failed_at_once_with_its_reason_and_a_500_is_tried_again(#[case] stack: Stack) {
     let mut options = SystemOptions::new(stack);

@@ -8,10 +8,10 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(20);
 
 #[rstest]
-#[case::SqliteEmbedded(Stack::SqliteEmbedded)]
-#[case::SqliteRabbitMq(Stack::SqliteRabbitMq)]
-#[case::PostgresEmbedded(Stack::PostgresEmbedded)]
-#[case::PostgresRabbitMq(Stack::PostgresRabbitMq)]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::sqlite_rabbitmq(Stack::SqliteRabbitMq)]
+#[case::postgres_embedded(Stack::PostgresEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test]
 async fn a_customer_writes_somebody_answers_and_the_answer_is_read(#[case] stack: Stack) {
     let system = System::start(ROOST, SystemOptions::new(stack)).await.unwrap();

@@ -1,6 +1,9 @@
 //! The whole system from outside: the real binary, real servers, the simulator in the provider's place.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod acceptance;
+mod browser;
 mod chaos;
 mod flows;
 mod outages;

@@ -251,13 +251,14 @@ macro_rules! parked_columns {
          error_code, error_message, pricing, raw_payload, webhook_event_id"
     };
 }
-/// What a parked receipt waits for: a message, or an attempt, that has its id.
+/// What a parked receipt waits for: a message, or an attempt, that has its id. Asked row by row: PostgreSQL answers `EXISTS`
+/// here by reading all attempts there ever were into a hash table.
 macro_rules! has_a_message {
     () => {
-        "(EXISTS (SELECT 1 FROM messages m WHERE m.provider_message_id = e.provider_message_id AND m.channel_account_id = e.channel_account_id
-                     AND m.direction = 'OUTBOUND')
-          OR EXISTS (SELECT 1 FROM send_attempts a JOIN messages m ON m.id = a.message_id
-                      WHERE a.provider_message_id = e.provider_message_id AND m.channel_account_id = e.channel_account_id))"
+        "((SELECT m.id FROM messages m WHERE m.provider_message_id = e.provider_message_id AND m.channel_account_id = e.channel_account_id
+              AND m.direction = 'OUTBOUND' LIMIT 1) IS NOT NULL
+          OR (SELECT a.id FROM send_attempts a JOIN messages m ON m.id = a.message_id AND m.channel_account_id = e.channel_account_id
+               WHERE a.provider_message_id = e.provider_message_id LIMIT 1) IS NOT NULL)"
     };
 }
 const PARKED_TAKE_PG: &str =

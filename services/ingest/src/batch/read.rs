@@ -131,3 +131,60 @@ fn whole(head: WebhookHead, body: HookBody, cause: Cause) -> Hook {
 fn unreadable(malformed: &Malformed) -> Cause {
     Cause { class: "MALFORMED", code: Some(malformed.code().to_owned()), words: malformed.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::Timestamp;
+    use providers::{Forged, Handshake, Webhook};
+    use uuid::Uuid;
+
+    /// A parser with a bug that one body in three finds.
+    #[derive(Debug)]
+    struct Buggy;
+
+    impl SourceKind for Buggy {
+        fn kind(&self) -> &'static str {
+            "buggy"
+        }
+        fn kept_headers(&self) -> &'static [&'static str] {
+            &[]
+        }
+        fn handshake(&self, _query: &str, _source: &Source) -> Handshake {
+            Handshake::NotConfigured
+        }
+        fn verify(&self, _hook: &Webhook<'_>, _source: &Source) -> Result<(), Forged> {
+            Ok(())
+        }
+        fn parse(&self, hook: &Arrived<'_>) -> Result<Vec<Result<Item, BadItem>>, Malformed> {
+            assert_ne!(hook.body, b"trap");
+            Ok(Vec::new())
+        }
+    }
+
+    #[test]
+    fn a_parser_that_panics_loses_its_webhook_to_the_dead_letters_and_no_other() {
+        let source: SourceName = "meta".parse().unwrap();
+        let reader = Reader {
+            kinds: HashMap::from([(source.clone(), &Buggy as &'static dyn SourceKind)]),
+            accounts: Arc::default(),
+        };
+        let frame = |body: &'static [u8]| {
+            let head = WebhookHead {
+                source: source.clone(),
+                received_at: Timestamp::EPOCH,
+                request_id: Uuid::now_v7(),
+                traceparent: None,
+                headers: Vec::new(),
+                replay: false,
+            };
+            (head, RawBody::Inline(Bytes::from_static(body)))
+        };
+        let (hooks, work) = reader.read(vec![frame(b"one"), frame(b"trap"), frame(b"two")]);
+        assert!(work.is_empty());
+        let dead: Vec<Vec<&str>> =
+            hooks.iter().map(|hook| hook.dead.iter().map(|dead| dead.error_class.as_str()).collect()).collect();
+        assert_eq!(dead, [vec![], vec!["PANIC"], vec![]]);
+        assert_eq!(hooks[1].dead[0].body, b"trap");
+    }
+}

@@ -1,0 +1,100 @@
+//! The hot paths find their rows by index, whatever the tables have grown to.
+
+use crate::sql;
+use domain::{AccountId, ConversationId, LeadId, MessageType, Status};
+use std::time::Duration;
+use store::Tx;
+use store::message::{NewInbound, insert_inbound, known_keys};
+use store::receipt::{NewReceipt, apply, second_look, second_look_at_all};
+use testkit::rows::{self, NOON};
+use testkit::{Database, fresh_store};
+
+const SCANS: &str = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables
+    WHERE relname IN ('messages', 'conversations', 'leads', 'contacts', 'send_attempts') ORDER BY relname";
+
+async fn scans(store: &store::Store) -> Vec<String> {
+    let mut tx = store.begin().await.unwrap();
+    sql::texts(&mut tx, SCANS).await
+}
+
+#[tokio::test]
+async fn storing_messages_and_applying_receipts_scan_no_table_on_postgresql() {
+    let db = fresh_store(Database::Postgres).await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    let account = rows::account(&mut tx, "sales").await.unwrap();
+    assert_eq!(account, AccountId::new(1));
+    for fill in [
+        // So many rows that an index is the cheaper way; quickly, without asking each row for what it refers to.
+        "SET LOCAL statement_timeout = '120s'",
+        "SET LOCAL session_replication_role = replica",
+        "INSERT INTO contacts (created_at, updated_at) SELECT now(), now() FROM generate_series(1, 50000)",
+        "INSERT INTO contact_identities (contact_id, kind, value, first_seen_at)
+         SELECT i, 'WA_ID', (971500000000 + i)::text, now() FROM generate_series(1, 50000) AS i",
+        "INSERT INTO leads (contact_id, created_at, updated_at) SELECT i, '2026-11-22', now() FROM generate_series(1, 50000) AS i",
+        "INSERT INTO conversations (contact_id, contact_identity_id, lead_id, channel_account_id, channel, last_message_at, created_at, updated_at)
+         SELECT i, i, i, 1, 'WHATSAPP', '2026-11-22', now(), now() FROM generate_series(1, 50000) AS i",
+        "INSERT INTO messages (conversation_id, channel_account_id, direction, channel, type, status, provider_message_id, origin, occurred_at, created_at)
+         SELECT i, 1, 'OUTBOUND', 'WHATSAPP', 'text', 'SENT', 'wamid.' || i, 'AGENT', '2026-11-22', now() FROM generate_series(1, 50000) AS i",
+        "INSERT INTO send_attempts (message_id, generation, attempt, outcome, provider_message_id, finished_at)
+         SELECT id, 0, 1, 'ACCEPTED', provider_message_id, now() FROM messages",
+    ] {
+        sql::run(&mut tx, fill).await;
+    }
+    tx.commit().await.unwrap();
+    let mut tx = db.store.autocommit().await.unwrap();
+    sql::run(&mut tx, "ANALYZE").await;
+    sql::run(&mut tx, "SELECT pg_stat_force_next_flush()").await;
+    drop(tx);
+    let before = scans(&db.store).await;
+
+    // More often than PostgreSQL tries plans for the values at hand, so that the general plan is judged too.
+    for round in 0..8i64 {
+        let mut tx = db.store.begin().await.unwrap();
+        let messages: Vec<NewInbound> = (1..=200)
+            .map(|n| NewInbound {
+                conversation: ConversationId::new(n * 7 % 5000 + 1),
+                account,
+                lead: Some(LeadId::new(n * 7 % 5000 + 1)),
+                key: format!("wamid.in.{round}.{n}"),
+                kind: MessageType::Text,
+                body: Some("hello".into()),
+                media_mime_type: None,
+                reply_to: None,
+                payload: None,
+                raw: None,
+                webhook: None,
+                occurred_at: NOON,
+                counts: true,
+                window_until: None,
+            })
+            .collect();
+        assert_eq!(insert_inbound(&mut tx, &messages, NOON).await.unwrap().stored.len(), 200);
+        known_keys(&mut tx, &[(account, "wamid.1")]).await.unwrap();
+        let status = if round % 2 == 0 { Status::Delivered } else { Status::Failed };
+        let receipts: Vec<NewReceipt> = (1..=200)
+            .map(|n| NewReceipt {
+                account,
+                provider_message_id: format!("wamid.{}", n * 11 + 10 * round),
+                status: Some(status),
+                provider_status: status.as_str().to_lowercase(),
+                occurred_at: NOON + Duration::from_secs(round.unsigned_abs()),
+                received_at: NOON,
+                correlation: None,
+                error_code: None,
+                error_message: None,
+                pricing: None,
+                raw: None,
+                webhook: None,
+            })
+            .collect();
+        let heard = apply(&mut tx, &receipts, NOON).await.unwrap();
+        assert_eq!(heard.parked, 0);
+        second_look(&mut tx, &[(account, "wamid.nobody".into())], NOON).await.unwrap();
+        second_look_at_all(&mut tx, NOON - Duration::from_secs(60), 100, NOON).await.unwrap();
+        if let Tx::Postgres(tx) = &mut tx {
+            sqlx::query("SELECT pg_stat_force_next_flush()").execute(tx.conn()).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+    assert_eq!(scans(&db.store).await, before);
+}

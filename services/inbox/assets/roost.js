@@ -159,6 +159,8 @@
   const jump = one("[data-jump]");
   const open = body.dataset.conversation || null;
   let waitingBelow = 0;
+  // What was written in this very tab: the reader wants to see it, wherever he has scrolled.
+  const written = new Set();
 
   const nearEnd = () => !scroll || scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 80;
   const toEnd = () => { if (scroll) scroll.scrollTop = scroll.scrollHeight; waitingBelow = 0; putJump(); };
@@ -174,7 +176,7 @@
   function putMessages(htmls) {
     if (!log) return;
     const stick = nearEnd();
-    let ours = false, added = 0;
+    let ownNow = false, added = 0;
     for (const html of htmls) {
       const fresh = parse(html);
       const id = fresh.dataset.messageId;
@@ -204,11 +206,11 @@
       }
       one("[data-no-messages]")?.remove();
       added += 1;
-      if (!fresh.classList.contains("them")) ours = true;
+      if (written.has(id)) ownNow = true;
     }
     separateDays();
     if (!added) { if (stick) toEnd(); return; }
-    if (stick || ours) toEnd();
+    if (stick || ownNow) toEnd();
     else { waitingBelow += added; putJump(); }
   }
 
@@ -256,17 +258,14 @@
   }
 
   // ---- the window's countdown, by the server's clock
-  let asked = "";
-  function countdown() {
+  function countdown(ask) {
     const composer = one('[data-part="composer"]');
     const until = composer?.dataset.windowExpires;
     if (!until) return;
     const left = Date.parse(until) - now();
     const place = one("[data-left]", composer);
-    if (left <= 0) {
-      if (asked !== until) { asked = until; refresh(open, true); }
-      return;
-    }
+    // The server decides. Should its clock be a moment behind, it is asked again at the next tick.
+    if (left <= 0) { if (ask) refresh(open, true); return; }
     const minutes = Math.ceil(left / 60000);
     const [h, m] = [Math.floor(minutes / 60), minutes % 60];
     const text = h === 0 ? `${m} ${words.wMin}` : m === 0 ? `${h} ${words.wH}` : `${h} ${words.wH} ${m} ${words.wMin}`;
@@ -367,6 +366,11 @@
       }
       const menu = form.closest("details");
       if (menu) { menu.open = false; one("summary", menu)?.focus(); }
+      if (answer.messageId) {
+        written.add(String(answer.messageId));
+        // The stream may have brought it before the answer came.
+        if (one(`[data-message-id="${answer.messageId}"]`, log)) toEnd();
+      }
       refresh(open, !answer.messageId, answer.messageId);
     } catch {
       // The text stays where it is, and so does its key: sending again cannot send it twice.
@@ -470,7 +474,7 @@
 
   if (last) {
     connect();
-    setInterval(() => { if (source && Date.now() - heard > DEAD_AFTER) lost(); countdown(); }, 1000);
+    setInterval(() => { if (source && Date.now() - heard > DEAD_AFTER) lost(); countdown(true); }, 1000);
     addEventListener("online", connect);
     addEventListener("offline", lost);
     addEventListener("pagehide", () => source?.close());

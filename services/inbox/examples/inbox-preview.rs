@@ -1,7 +1,6 @@
 //! The inbox alone on a temporary database with a few conversations: for looking at the page while working on it.
 //!
-//! `cargo run -p inbox --example inbox-preview -- 127.0.0.1:8099`, then open the printed link. Every 20 s somebody writes,
-//! and a message of ours goes on to read.
+//! `cargo run -p inbox --example inbox-preview -- 127.0.0.1:8099`, then open the printed link. Every 20 s somebody writes.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for people at work on the page")]
 
 use domain::{Account, Channel, Clock, OnUnknown, Role, Secret, Status, SystemClock, Timestamp};

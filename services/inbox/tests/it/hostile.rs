@@ -135,7 +135,7 @@ async fn ac_49_fuzzed_requests_never_break_anything(
     let mut bodies: Vec<String> = Vec::new();
     on_many(250, any_json(), |body| bodies.push(body.to_string()));
     on_many(50, prop::collection::vec(any::<u8>(), 0..200), |bytes| {
-        bodies.push(String::from_utf8_lossy(&bytes).into_owned())
+        bodies.push(String::from_utf8_lossy(&bytes).into_owned());
     });
     let mut paths: Vec<String> = Vec::new();
     let query = "[a-z]{0,4}(=|%|&|\\+|-|'|\"|:|[a-zA-Z0-9]){0,20}";

@@ -1,0 +1,86 @@
+//! The database or the broker goes away in the middle of everything.
+
+use crate::world::{Setup, Stack, World};
+use domain::{SendState, Status};
+use std::time::Duration;
+use store::{Store, StoreOptions, StoreUrl};
+use testkit::amqp::PrivateRabbitMq;
+use testkit::proxy::{Proxy, Trap, Way};
+
+/// A store of its own, whose lines can be cut.
+async fn by_way_of_a_proxy(world: &World) -> (Proxy, Store) {
+    let StoreUrl::Postgres(url) = &world.db.options.url else { panic!("PostgreSQL") };
+    let mut url = url::Url::parse(url).unwrap();
+    let proxy = Proxy::start(url.port().unwrap_or(5432)).await.unwrap();
+    url.set_port(Some(proxy.port())).unwrap();
+    let options = StoreOptions { url: StoreUrl::Postgres(url.to_string()), ..world.db.options.clone() };
+    let store = Store::open(&options).await.unwrap();
+    (proxy, store)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_whose_answer_is_lost_is_found_by_its_token_given_back_and_made_again() {
+    let world = World::new(Setup::on(Stack::PostgresRabbitMq)).await;
+    let (proxy, store) = by_way_of_a_proxy(&world).await;
+    let text = "needle in the answer to a claim";
+    proxy.set_trap(Trap { way: Way::Down, bytes: text.as_bytes().to_vec(), forward: false });
+    let message = world.accept("sales", 0, text).await;
+    let sender = world.sender_on("sender-1", world.queue.clone(), store);
+    world.until_all(&[message], Status::Sent).await;
+    assert_eq!(proxy.trapped(), 1, "the answer was lost");
+    let attempts = world.attempts(message).await;
+    assert_eq!((attempts.len(), attempts[0].attempt), (1, 1), "the lost claim did not count");
+    assert_eq!(world.provider.stats().calls.calls, 1);
+    sender.stop().await;
+    world.keeps_its_promises().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_line_that_is_cut_again_and_again_loses_nothing_and_calls_nobody_twice() {
+    let world = World::new(Setup { conversations: 60, ..Setup::on(Stack::PostgresRabbitMq) }).await;
+    world.provider.set_latency(Duration::from_millis(30));
+    let (proxy, store) = by_way_of_a_proxy(&world).await;
+    let sender = world.sender_on("sender-1", world.queue.clone(), store);
+    let mut messages = Vec::new();
+    for n in 0..60 {
+        messages.push(world.accept("sales", n, "hello").await);
+        if n % 3 == 0 {
+            tokio::time::sleep(Duration::from_millis(120)).await;
+            proxy.cut();
+        }
+    }
+    world.until_all(&messages, Status::Sent).await;
+    assert!(proxy.accepted() >= 6, "the line was really cut: {}", proxy.accepted());
+    sender.stop().await;
+    world.keeps_its_promises().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_that_cannot_be_published_are_kept_and_nothing_new_is_claimed_until_they_are() {
+    let mut broker = PrivateRabbitMq::start().await.unwrap();
+    let setup = Setup { conversations: 8, broker: Some(broker.url()), ..Setup::on(Stack::PostgresRabbitMq) };
+    let mut world = World::new(setup).await;
+    world.tuning.lease = Duration::from_secs(120);
+    world.provider.set_latency(Duration::from_millis(800));
+    let sender = world.sender("sender-1");
+    let before = world.accept("sales", 0, "before").await;
+    world.until_all(&[before], Status::Sent).await;
+    // A node killed in the second in which a queue was made may come back without a leader for it.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let first = world.accept("sales", 0, "called while the broker dies").await;
+    world.until("it is being called", async || world.provider.stats().calls.open == 1).await;
+    broker.kill();
+    let mut later = Vec::new();
+    for n in 1..8 {
+        later.push(world.accept("sales", n, "accepted meanwhile").await);
+    }
+    world.until("the call has ended", async || world.provider.stats().calls.open == 0).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.state_of(first).await, Some(SendState::InFlight), "not reported yet");
+    broker.start_again().await.unwrap();
+    world.until_all(&[first], Status::Sent).await;
+    world.until_all(&later, Status::Sent).await;
+    assert_eq!(world.provider.stats().calls.calls, 9);
+    sender.stop().await;
+    world.keeps_its_promises().await;
+}

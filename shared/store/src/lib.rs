@@ -34,6 +34,7 @@ pub mod promises;
 pub mod rate_limit;
 pub mod receipt;
 pub mod result;
+pub mod retention;
 pub mod send;
 pub mod session;
 pub mod thread;

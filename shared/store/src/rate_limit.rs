@@ -53,6 +53,8 @@ pub struct Grant {
     pub blocked_until: Option<Timestamp>,
     /// When each granted slot starts, by the database's clock; `None`: this scope does not limit anything now.
     pub starts: Option<Vec<Timestamp>>,
+    /// When the slot after them starts.
+    pub next: Timestamp,
 }
 
 rows! {
@@ -129,8 +131,9 @@ pub async fn take_slots(tx: &mut Tx, wishes: &[Wish], lead: Duration) -> Result<
         let limits = blocked_until.is_some() || shared.is_none_or(|shared| row.rate_per_sec < shared);
         let first = row.tat.max(row.now + lead);
         let count = u32::try_from(row.taken).unwrap_or(0);
-        let starts = limits.then(|| (0..count).map(|n| first + slot_spacing(row.rate_per_sec) * n).collect());
-        Grant { scope: row.scope, rate: row.rate_per_sec, blocked_until, starts }
+        let spacing = slot_spacing(row.rate_per_sec);
+        let starts = limits.then(|| (0..count).map(|n| first + spacing * n).collect());
+        Grant { scope: row.scope, rate: row.rate_per_sec, blocked_until, starts, next: first + spacing * count }
     });
     Ok((now, grants.collect()))
 }

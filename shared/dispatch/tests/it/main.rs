@@ -130,7 +130,7 @@ async fn take(consumer: &mut Consumer<domain::wire::SendRefs>, wanted: usize) ->
     let deadline = Instant::now() + SOON;
     while taken.iter().collect::<BTreeSet<_>>().len() < wanted {
         let left = deadline.saturating_duration_since(Instant::now());
-        let delivery = tokio::time::timeout(left, consumer.next()).await.expect("references in time").unwrap();
+        let delivery = tokio::time::timeout(left, consumer.next()).await.unwrap().unwrap();
         taken.extend(delivery.item.as_ref().unwrap().items.iter().map(|one| one.message));
         assert!(delivery.item.as_ref().unwrap().items.len() <= 16);
         delivery.settle(queue::Settle::Done).await;

@@ -1,0 +1,200 @@
+//! What senders report, into the store. A batch is one transaction; after its commit come the second look for receipts that
+//! were waiting for an id, the lanes' next heads, and only then the acknowledgement. Whatever dies in between comes again,
+//! and changes nothing the second time.
+
+use crate::Context;
+use crate::hold::{NotWritten, patiently, until_back};
+use domain::wire::{SendEvent, SendResults};
+use domain::{AccountId, MessageId};
+use queue::topics::RESULTS;
+use queue::{Consumer, Delivery, Settle};
+use std::collections::BTreeSet;
+use store::StoreError;
+use store::receipt;
+use store::result::{self, Applied, Pace, Times};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+/// Queue messages held at once: two batches, since a sender puts up to 256 reports into one.
+const PREFETCH: u16 = 64;
+
+/// Reads reports until `stop` is cancelled and the batch at hand is written.
+pub(crate) async fn run(context: Context, stop: CancellationToken) {
+    let mut consumer = context.deps.queue.consume(&RESULTS, None, PREFETCH).await;
+    loop {
+        let first = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            delivery = consumer.next() => delivery,
+        };
+        let Some(first) = first else { break };
+        let batch = gather(first, &mut consumer, context.deps.tuning.ingest_batch).await;
+        let Err(batch) = process(&context, &stop, &consumer, batch).await else { continue };
+        if stop.is_cancelled() {
+            consumer.close(batch).await;
+            return;
+        }
+        warn!("The database has been away for long; reports go back to the queue until it answers");
+        consumer.pause(batch).await;
+        if !until_back(&context, &stop).await {
+            break;
+        }
+        consumer.resume().await;
+    }
+    consumer.close(Vec::new()).await;
+}
+
+/// What is there already, up to a batch. Nobody waits for more: while one batch is written the next one gathers by itself.
+async fn gather(
+    first: Delivery<SendResults>,
+    consumer: &mut Consumer<SendResults>,
+    most: usize,
+) -> Vec<Delivery<SendResults>> {
+    let (mut batch, mut reports) = (Vec::new(), 0);
+    let mut next = Some(first);
+    while let Some(delivery) = next {
+        match &delivery.item {
+            Ok(results) => {
+                reports += results.items.len();
+                batch.push(delivery);
+            }
+            Err(undecodable) => {
+                // A newer sender's, or rubbish; the sends it was about end by their leases.
+                let reason = undecodable.to_string();
+                error!(reason, "A report cannot be read; it is set aside");
+                delivery.settle(Settle::DeadLetter { reason_code: "UNDECODABLE".to_owned(), reason }).await;
+            }
+        }
+        next = if reports < most { consumer.try_next() } else { None };
+    }
+    batch
+}
+
+/// Writes a batch and acknowledges it. Gives it back when the database is away for too long.
+async fn process(
+    context: &Context,
+    stop: &CancellationToken,
+    consumer: &Consumer<SendResults>,
+    batch: Vec<Delivery<SendResults>>,
+) -> Result<(), Vec<Delivery<SendResults>>> {
+    let events: Vec<SendEvent> = batch
+        .iter()
+        .filter_map(|delivery| delivery.item.as_ref().ok())
+        .flat_map(|results| results.items.clone())
+        .collect();
+    let mut outcome = Outcome::default();
+    let written = write(context, stop, &events, &mut outcome).await;
+    // What was committed is followed up even when the rest has to wait.
+    let looked = second_look(context, stop, &mut outcome).await;
+    context.deps.store.wake_readers();
+    context.deps.dispatcher.kick(&outcome.accounts.iter().copied().collect::<Vec<_>>());
+    if written.is_err() || looked.is_err() {
+        return Err(batch);
+    }
+    let (refused, done): (Vec<_>, Vec<_>) =
+        batch.into_iter().partition(|delivery| delivery.item.as_ref().is_ok_and(|results| outcome.refuses(results)));
+    consumer.settle_all(done).await;
+    for delivery in refused {
+        let reason = outcome.refused.first().map(|(_, why)| why.clone()).unwrap_or_default();
+        delivery.settle(Settle::DeadLetter { reason_code: "RESULT_REFUSED".to_owned(), reason }).await;
+    }
+    Ok(())
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+struct Outcome {
+    learnt: Vec<(AccountId, String)>,
+    unanswered: Vec<(AccountId, MessageId)>,
+    accounts: BTreeSet<AccountId>,
+    /// Reports the database will not take, and why.
+    refused: Vec<(SendEvent, String)>,
+}
+
+impl Outcome {
+    fn add(&mut self, applied: Applied) {
+        self.learnt.extend(applied.learnt);
+        self.unanswered.extend(applied.unanswered);
+        self.accounts.extend(applied.accounts);
+    }
+
+    fn refuses(&self, results: &SendResults) -> bool {
+        results.items.iter().any(|event| self.refused.iter().any(|(refused, _)| refused == event))
+    }
+}
+
+/// The database was away for too long.
+struct Away;
+
+/// Applies events in their order. A batch the database refuses is halved until the guilty report stands alone; it is set
+/// aside, the others are written.
+async fn write(
+    context: &Context,
+    stop: &CancellationToken,
+    events: &[SendEvent],
+    outcome: &mut Outcome,
+) -> Result<(), Away> {
+    // The parts still to be written, the next one last.
+    let mut parts = vec![events];
+    while let Some(part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        match patiently(context, stop, || apply(context, part)).await {
+            Ok(applied) => outcome.add(applied),
+            Err(NotWritten::Away) => return Err(Away),
+            Err(NotWritten::Refused(why)) => match part {
+                [one] => {
+                    error!(error = %why, "The database refuses a report; it is set aside");
+                    outcome.refused.push((one.clone(), why.to_string()));
+                }
+                _ => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+            },
+        }
+    }
+    Ok(())
+}
+
+async fn apply(context: &Context, events: &[SendEvent]) -> Result<Applied, StoreError> {
+    let mut tx = context.deps.store.begin().await?;
+    let times = Times { now: context.deps.clock.now(), database_now: tx.database_now().await? };
+    let pace = Pace { scale: context.deps.tuning.retry_scale, random: rand::random::<f64> };
+    let applied = result::apply(&mut tx, events, times, pace).await?;
+    tx.commit().await?;
+    Ok(applied)
+}
+
+/// Receipts may have come before the id they speak of was known, or while the call was open, and may have missed this commit
+/// by a moment.
+async fn second_look(context: &Context, stop: &CancellationToken, outcome: &mut Outcome) -> Result<(), Away> {
+    if outcome.learnt.is_empty() && outcome.unanswered.is_empty() {
+        return Ok(());
+    }
+    let looked = patiently(context, stop, || look(context, outcome)).await;
+    match looked {
+        Ok(settled) => {
+            outcome.accounts.extend(settled);
+            Ok(())
+        }
+        Err(NotWritten::Away) => Err(Away),
+        Err(NotWritten::Refused(why)) => {
+            // The keeper looks again in a few seconds.
+            error!(error = %why, "Receipts that wait for an id could not be applied");
+            Ok(())
+        }
+    }
+}
+
+/// Accounts in which a lane moved.
+async fn look(context: &Context, outcome: &Outcome) -> Result<Vec<AccountId>, StoreError> {
+    let now = context.deps.clock.now();
+    let mut tx = context.deps.store.begin().await?;
+    let by_id = receipt::second_look(&mut tx, &outcome.learnt, now).await?;
+    let by_correlation = receipt::look_for(&mut tx, &outcome.unanswered, now).await?;
+    tx.commit().await?;
+    let applied = by_id.applied.into_iter().chain(by_correlation.applied);
+    Ok(applied.filter(|one| one.settled).map(|one| one.account).collect())
+}

@@ -277,6 +277,22 @@ const PARKED_TAKE_SQLITE: &str = concat!(
      RETURNING ",
     parked_columns!()
 );
+const PARKED_TAKE_OURS_PG: &str = concat!(
+    "DELETE FROM message_status_events WHERE id IN (SELECT e.id FROM unnest($1::bigint[], $2::bigint[]) AS i(account, message)
+       JOIN message_status_events e ON e.channel_account_id = i.account
+        AND e.correlation LIKE 'r1.' || (SELECT id FROM deployment) || '.' || i.message || '.%'
+      WHERE e.message_id IS NULL AND e.conversation_id IS NULL)
+     RETURNING ",
+    parked_columns!()
+);
+const PARKED_TAKE_OURS_SQLITE: &str = concat!(
+    "DELETE FROM message_status_events WHERE id IN (SELECT e.id FROM json_each($1) AS i
+       JOIN message_status_events e ON e.channel_account_id = i.value ->> 0
+        AND e.correlation LIKE 'r1.' || (SELECT id FROM deployment) || '.' || (i.value ->> 1) || '.%'
+      WHERE e.message_id IS NULL AND e.conversation_id IS NULL)
+     RETURNING ",
+    parked_columns!()
+);
 const PARKED_TAKE_ANY: &str = concat!(
     "DELETE FROM message_status_events WHERE id IN (SELECT e.id FROM message_status_events e
       WHERE e.message_id IS NULL AND e.conversation_id IS NULL AND e.received_at > $1 AND ",
@@ -352,6 +368,27 @@ pub async fn second_look(tx: &mut Tx, ids: &[(AccountId, String)], now: Timestam
             sqlx::query_as(PARKED_TAKE_PG).bind(accounts).bind(ids).fetch_all(tx.conn()).await?
         }
         Tx::Sqlite(tx) => sqlx::query_as(PARKED_TAKE_SQLITE).bind(json(ids)?).fetch_all(&mut **tx).await?,
+    };
+    apply_taken(tx, taken, now).await
+}
+
+/// Applies what is parked under the correlation of these messages: it came while their call was open. For every report
+/// that is not an acceptance (that one teaches an id, see [`second_look`]), before the message may go again, and for sends
+/// of unknown outcome before their silence is judged.
+/// # Errors
+/// As [`apply`].
+pub async fn look_for(tx: &mut Tx, messages: &[(AccountId, MessageId)], now: Timestamp) -> Result<Receipts> {
+    if messages.is_empty() {
+        return Ok(Receipts::default());
+    }
+    // Arrays on PostgreSQL, JSON on SQLite.
+    let taken: Vec<ParkedRow> = match tx {
+        Tx::Postgres(tx) => {
+            let (accounts, messages): (Vec<i64>, Vec<i64>) =
+                messages.iter().map(|(account, message)| (account.get(), message.get())).unzip();
+            sqlx::query_as(PARKED_TAKE_OURS_PG).bind(accounts).bind(messages).fetch_all(tx.conn()).await?
+        }
+        Tx::Sqlite(tx) => sqlx::query_as(PARKED_TAKE_OURS_SQLITE).bind(json(messages)?).fetch_all(&mut **tx).await?,
     };
     apply_taken(tx, taken, now).await
 }

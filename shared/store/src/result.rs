@@ -48,6 +48,9 @@ rows! {
 pub struct Applied {
     /// Provider ids that were learnt: receipts may be parked under them, see [`crate::receipt::second_look`].
     pub learnt: Vec<(AccountId, String)>,
+    /// Messages whose call ended without an acceptance: receipts that came while it was open wait under their correlation,
+    /// see [`crate::receipt::look_for`].
+    pub unanswered: Vec<(AccountId, MessageId)>,
     /// Accounts in which a lane may have moved, those of reports told again included: something may be due.
     pub accounts: Vec<AccountId>,
     /// Messages that came to an end or another state.

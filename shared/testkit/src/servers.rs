@@ -142,8 +142,8 @@ pub struct PrivatePostgres {
     folder: tempfile::TempDir,
 }
 
-/// What a test wants of it: no durability, whose cost is not what is tested.
-const FOR_TESTS: &[&str] = &["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=100"];
+/// What a test wants of it: what is confirmed survives the server's death, though not the machine's.
+const FOR_TESTS: &[&str] = &["fsync=off", "synchronous_commit=on", "full_page_writes=off", "max_connections=100"];
 
 /// `SSLRequest`: PostgreSQL answers one byte, `N` or `S`, to anybody.
 const POSTGRES_GREETING: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
@@ -232,18 +232,28 @@ impl PrivatePostgres {
         Ok(())
     }
 
-    /// SIGSTOP: connections stay open and silent.
+    /// SIGSTOP for the server and every backend: connections stay open and silent.
     /// # Errors
     /// When it is gone.
     pub fn suspend(&self) -> Result<()> {
-        self.server.signal("STOP")
+        self.signal_all("STOP")
     }
 
     /// SIGCONT.
     /// # Errors
     /// When it is gone.
     pub fn resume(&self) -> Result<()> {
-        self.server.signal("CONT")
+        self.signal_all("CONT")
+    }
+
+    /// Each backend leads a session of its own, so the process group does not reach it.
+    fn signal_all(&self, signal: &str) -> Result<()> {
+        self.server.signal(signal)?;
+        for child in children_of(self.server.id())? {
+            // A backend may have ended meanwhile.
+            let _ = Command::new("kill").args(["-s", signal, &child.to_string()]).stderr(Stdio::null()).status()?;
+        }
+        Ok(())
     }
 }
 
@@ -279,4 +289,51 @@ pub(crate) fn is_root() -> Result<bool> {
 pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?)
+}
+
+/// The processes whose parent is `parent` (proc(5): field 4 of stat, after the name in brackets).
+fn children_of(parent: u32) -> Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Ok(id) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        if of == Some(parent) {
+            children.push(id);
+        }
+    }
+    Ok(children)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::{Connection, PgConnection};
+
+    async fn one(url: &str) -> Result<i64> {
+        let mut connection = PgConnection::connect(url).await?;
+        Ok(sqlx::query_scalar("SELECT count(*) FROM kept").fetch_one(&mut connection).await?)
+    }
+
+    #[tokio::test]
+    async fn a_private_postgres_keeps_its_data_over_kill_and_stop() {
+        let mut server = PrivatePostgres::start().await.unwrap();
+        let mut connection = PgConnection::connect(&server.url()).await.unwrap();
+        sqlx::raw_sql("CREATE TABLE kept (); INSERT INTO kept DEFAULT VALUES").execute(&mut connection).await.unwrap();
+        server.kill();
+        assert!(sqlx::query("SELECT 1").execute(&mut connection).await.is_err());
+        assert!(one(&server.url()).await.is_err());
+        server.start_again().await.unwrap();
+        assert_eq!(one(&server.url()).await.unwrap(), 1);
+        server.stop().await.unwrap();
+        assert!(one(&server.url()).await.is_err());
+        server.start_again().await.unwrap();
+        assert_eq!(one(&server.url()).await.unwrap(), 1);
+        server.suspend().unwrap();
+        let url = server.url();
+        let asking = tokio::time::timeout(Duration::from_millis(500), one(&url)).await;
+        assert!(asking.is_err(), "a suspended server answered");
+        server.resume().unwrap();
+        assert_eq!(one(&url).await.unwrap(), 1);
+    }
 }

@@ -8,7 +8,8 @@ use domain::{AccountId, ConversationId, Correlation, MessageId, Status};
 use std::collections::HashMap;
 
 /// By the message's own id and by our correlation, which is believed only if the deployment is ours and we sent the message
-/// from the account that the webhook names.
+/// from the account that the webhook names. While the message's call is still open the correlation waits: settled now, the
+/// lane would go on beside it. Its report takes up what waits ([`super::look_for`]).
 macro_rules! matches {
     ($set:literal) => {
         concat!(
@@ -19,6 +20,7 @@ macro_rules! matches {
         LEFT JOIN messages own ON own.provider_message_id = i.id AND own.channel_account_id = i.account AND own.direction = 'OUTBOUND'
         LEFT JOIN messages ours ON ours.id = i.message AND ours.channel_account_id = i.account AND ours.direction = 'OUTBOUND'
              AND i.deployment = (SELECT id FROM deployment)
+             AND NOT EXISTS (SELECT 1 FROM sends s WHERE s.message_id = ours.id AND s.state = 'IN_FLIGHT')
        WHERE own.id IS NOT NULL OR ours.id IS NOT NULL"
         )
     };

@@ -90,14 +90,16 @@ async fn publish_mixed(queue: Queue, next: Arc<AtomicU64>) -> Answers {
             Ok(slot) => slot.publish(topic, None, Envelope::holding(1), body).await,
             Err(error) => Err(error),
         };
-        match outcome {
-            Ok(()) => drop(answers.confirmed.insert(number)),
-            Err(PublishError::Returned(_)) => drop(answers.returned.insert(number)),
+        let whose = match outcome {
+            Ok(()) => &mut answers.confirmed,
+            Err(PublishError::Returned(_)) => &mut answers.returned,
             // A broker that is busy with others for two seconds.
-            Err(PublishError::Timeout | PublishError::Lost(_) | PublishError::Down(_)) => {
-                drop(answers.unsure.insert(number))
+            Err(PublishError::Timeout | PublishError::Lost(_) | PublishError::Down(_)) => &mut answers.unsure,
+            Err(error) => {
+                answers.other.push(format!("{number}: {error}"));
+                continue;
             }
-            Err(error) => answers.other.push(format!("{number}: {error}")),
-        }
+        };
+        whose.insert(number);
     }
 }

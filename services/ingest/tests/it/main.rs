@@ -11,3 +11,6 @@ mod receipts;
 mod said;
 mod support;
 mod webhooks;
+mod keeper;
+mod reports;
+mod sends;

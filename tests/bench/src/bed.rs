@@ -109,7 +109,9 @@ impl Bed {
 
     /// URL of a database.
     pub(crate) fn database(&self, name: &str) -> String {
-        self.postgres.url().replace("/postgres", &format!("/{name}"))
+        let url = self.postgres.url();
+        let (server, _) = url.rsplit_once('/').unwrap_or((&url, ""));
+        format!("{server}/{name}")
     }
 
     async fn connect(&self, database: &str) -> Result<PgConnection> {
@@ -147,8 +149,7 @@ impl Bed {
         self.admin("CREATE DATABASE seed".to_owned()).await?;
         let place = Place::Servers(self.database("seed"));
         let config = self.configure("migrate", &place, None, &[], free_address()?, free_address()?)?;
-        let mut migrate =
-            Process::start("migrate", process::roost(&["migrate", "--config", &text(&config)])?, self.folder())?;
+        let mut migrate = Process::start("migrate", command(&["migrate", "--config", &text(&config)])?, self.folder())?;
         ensure!(migrate.ended(Duration::from_secs(60)).await?.success(), "no schema:\n{}", migrate.last_words());
         let messages = webhooks::first_messages();
         preload::for_roost(preload::rabbitmq(&self.amqp()), &messages).await?;
@@ -188,9 +189,7 @@ impl Bed {
         let config = self.configure(&name, place, api, tuning, listen, admin)?;
         let config = text(&config);
         let arguments: Vec<&str> = roles.iter().copied().chain(["--config", config.as_str()]).collect();
-        let mut command = process::roost(&arguments)?;
-        command.env("BENCH_APP_SECRET", APP_SECRET).env("BENCH_ACCESS_TOKEN", ACCESS_TOKEN);
-        let mut process = Process::start(&name, command, self.folder())?;
+        let mut process = Process::start(&name, command(&arguments)?, self.folder())?;
         process.wait_until_ready(admin).await?;
         Ok(Role { process, listen })
     }
@@ -229,6 +228,13 @@ impl Bed {
         std::fs::write(&file, config).with_context(|| file.display().to_string())?;
         Ok(file)
     }
+}
+
+/// A command line of Roost's, with the secrets that the configuration refers to.
+fn command(arguments: &[&str]) -> Result<std::process::Command> {
+    let mut command = process::roost(arguments)?;
+    command.env("BENCH_APP_SECRET", APP_SECRET).env("BENCH_ACCESS_TOKEN", ACCESS_TOKEN);
+    Ok(command)
 }
 
 fn text(path: &Path) -> String {

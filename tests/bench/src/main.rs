@@ -69,6 +69,17 @@ enum Figure {
     All,
 }
 
+impl Figure {
+    fn title(self) -> &'static str {
+        match self {
+            Figure::Ingress => "ingress: provider to queue",
+            Figure::Ingest => "ingest: queue to database",
+            Figure::Sender => "sender: database to provider",
+            Figure::All => "all",
+        }
+    }
+}
+
 /// What this program starts of itself.
 #[derive(Debug, Subcommand)]
 enum Part {
@@ -189,27 +200,21 @@ async fn measure(table: Table) -> Result<()> {
     let (postgres, rabbitmq) = bed.versions().await?;
     let machine = machine::describe(&postgres, &rabbitmq)?;
     print(&machine);
-    let wanted = |figure: Figure| table.figures.iter().any(|wanted| *wanted == figure || *wanted == Figure::All);
-    let mut sections = Vec::new();
-    if wanted(Figure::Ingress) {
-        say("ingress");
-        sections.push(figures::ingress::run(&bed, options).await?);
-    }
-    if wanted(Figure::Ingest) {
-        say("ingest");
-        sections.push(figures::ingest::run(&mut bed, options).await?);
-    }
-    if wanted(Figure::Sender) {
-        say("sender");
-        sections.push(figures::sender::run(&mut bed, options).await?);
-    }
-    for section in &sections {
-        print(&format!("\n{}", section.render()));
-    }
-    if !table.quick && !table.print {
+    let to_document = !table.quick && !table.print;
+    if to_document {
         report::write("machine", &machine)?;
-        for section in &sections {
-            let path = report::write_section(section)?;
+    }
+    let wanted = |figure: Figure| table.figures.contains(&figure) || table.figures.contains(&Figure::All);
+    for figure in [Figure::Ingress, Figure::Ingest, Figure::Sender].into_iter().filter(|figure| wanted(*figure)) {
+        say(figure.title());
+        let section = match figure {
+            Figure::Ingest => figures::ingest::run(&mut bed, options).await?,
+            Figure::Sender => figures::sender::run(&mut bed, options).await?,
+            Figure::Ingress | Figure::All => figures::ingress::run(&bed, options).await?,
+        };
+        print(&format!("\n{}", section.render()));
+        if to_document {
+            let path = report::write_section(&section)?;
             say(&format!("written to {}", path.display()));
         }
     }

@@ -13,8 +13,8 @@ use futures_util::{Stream, StreamExt};
 use lapin::options::BasicQosOptions;
 use lapin::uri::AMQPUri;
 use lapin::{ConnectionProperties, Event};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
@@ -77,6 +77,8 @@ pub(super) struct Alive {
     /// The channels to publish over.
     pub(super) seats: Seats,
     faults: mpsc::UnboundedSender<Fault>,
+    /// Set with the first fault, so that nobody uses it until the supervisor has dropped it.
+    doom: OnceLock<String>,
     lifeline: Lifeline,
 }
 
@@ -97,7 +99,14 @@ struct Counts {
 impl Alive {
     /// Reports that this connection is no good. The supervisor drops it and builds another.
     pub(super) fn fault(&self, reason: impl Into<String>) {
-        let _ = self.faults.send(Fault { generation: self.generation, reason: reason.into() });
+        let reason = reason.into();
+        let _ = self.doom.set(reason.clone());
+        let _ = self.faults.send(Fault { generation: self.generation, reason });
+    }
+
+    /// Why it is about to be dropped, if it is.
+    pub(super) fn doomed_by(&self) -> Option<String> {
+        self.doom.get().cloned()
     }
 
     /// Opens a channel.
@@ -237,6 +246,7 @@ impl Supervisor {
             ended: CancellationToken::new(),
             seats: Seats::new(),
             faults: self.faults.clone(),
+            doom: OnceLock::new(),
             lifeline,
         });
         if let Err(reason) = Seats::open(&alive, self.settings.lanes).await {

@@ -178,6 +178,9 @@ impl Publishing {
                     continue;
                 }
             };
+            if let Some(reason) = alive.doomed_by() {
+                return Err(PublishError::Down(reason));
+            }
             let mut blocked = alive.blocked.clone();
             if let Some(reason) = blocked.borrow_and_update().clone() {
                 return Err(PublishError::Blocked(reason));
@@ -380,6 +383,8 @@ async fn publish(alive: &Alive, channel: &OwnChannel, job: Job) -> Fate {
         }
     };
     let sent = Instant::now();
+    // A publish that reached the channel late is given the whole time for its confirm, though its caller is not.
+    let judged = if deadline >= sent + PATIENCE + PATIENCE / 2 { deadline } else { sent + CONFIRM_DEADLINE };
     let confirm = async {
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         channel.basic_publish(exchange, routing_key, options, &body, properties).await?.await
@@ -414,7 +419,7 @@ async fn publish(alive: &Alive, channel: &OwnChannel, job: Job) -> Fate {
                 answer(Err(PublishError::Blocked(reason.clone().unwrap_or_default())));
                 break;
             }
-            () = sleep_until(deadline), if !answered => {
+            () = sleep_until(deadline), if !answered && deadline < judged => {
                 answered = true;
                 answer(Err(PublishError::Timeout));
             }
@@ -426,7 +431,7 @@ async fn publish(alive: &Alive, channel: &OwnChannel, job: Job) -> Fate {
                     return Fate::Over;
                 }
             },
-            () = sleep_until(sent + CONFIRM_DEADLINE) => {
+            () = sleep_until(judged) => {
                 // Known before it is told, so that whoever asks next is refused at once.
                 if fresh.is_none() {
                     alive.fault(format!("no confirm within {} s", CONFIRM_DEADLINE.as_secs()));

@@ -108,6 +108,7 @@ async fn ac_10_and_11_a_message_appears_and_ticks_move_in_the_browser_without_a_
     client.goto(&demo.login).await.unwrap();
     appears(&client, "[data-testid=rows]").await;
     // The login link works once.
+    runtime::tls::install_provider();
     let again = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let answer = again.get(&demo.login).send().await.unwrap();
     assert!(!answer.headers().contains_key("set-cookie"), "the link is used up");
@@ -183,6 +184,7 @@ async fn ac_39_message_text_is_inert_in_the_browser_and_no_console_error_appears
     });
     shown.await.unwrap();
     assert_eq!(client.execute("return window.owned ?? null", vec![]).await.unwrap(), Value::Null);
+    runtime::tls::install_provider();
     let answer = reqwest::Client::builder().no_proxy().build().unwrap().get(&demo.inbox).send().await.unwrap();
     let policy = answer.headers()["content-security-policy"].to_str().unwrap();
     assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");

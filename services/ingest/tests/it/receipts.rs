@@ -135,6 +135,8 @@ async fn a_receipt_with_our_correlation_settles_a_send_whose_sender_died_and_fre
     rows::outbound(&mut tx, &to, "And another thing", Status::Queued, false, real_now()).await.unwrap();
     let deployment = store::send::deployment(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
+    // Its sender died long ago: the lease is over, and the keeper says so.
+    world.run("UPDATE sends SET lease_until = (SELECT created_at FROM deployment) WHERE state = 'IN_FLIGHT'").await;
     let ingest = world.start("a");
     let correlated = one_status(WAMID, "sent", 5).replace(
         "\"recipient_id\"",

@@ -6,7 +6,7 @@ use rstest::rstest;
 use std::time::Duration;
 use store::message::{self, Advance};
 use store::promises::{PROMISES, SETTLED, audit};
-use store::receipt::{NewReceipt, Receipts, apply, parked_count, second_look, second_look_at_all};
+use store::receipt::{NewReceipt, Receipts, apply, look_for, parked_count, second_look, second_look_at_all};
 use store::send;
 use store::{Store, Tx};
 use testkit::rows::{self, NOON, Seeded};
@@ -160,7 +160,7 @@ async fn a_status_moves_by_rank(
     let db = fresh_store(database).await.unwrap();
     let mut tx = db.store.begin().await.unwrap();
     let to = seed(&mut tx).await;
-    let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, false, NOON).await.unwrap();
+    let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, true, NOON).await.unwrap();
     let correlation = our_correlation(&mut tx, message, 0, 1).await;
     for (second, status) in (10..).zip(order) {
         let one = NewReceipt { correlation: Some(correlation.clone()), ..receipt(&to, WAMID, *status, at(second)) };
@@ -417,12 +417,38 @@ async fn a_failure_without_a_reason_says_so_and_a_message_in_flight_is_not_overt
     sql::run(&mut tx, "UPDATE sends SET attempt = 2").await;
     let correlation = Some(our_correlation(&mut tx, second, 0, 1).await);
     let heard = told(&mut tx, &[NewReceipt { correlation, ..receipt(&to, "wamid.2", Status::Sent, at(20)) }]).await;
-    assert_eq!((heard.applied[0].status, heard.applied[0].settled), (Status::Sent, false));
-    assert_eq!(
-        sql::number(&mut tx, "SELECT count(*) FROM sends WHERE state = 'IN_FLIGHT'").await,
-        1,
-        "the lane stays taken"
-    );
+    assert_eq!((heard.applied.len(), heard.parked), (0, 1), "it waits for the call's end");
+    let in_flight = sql::number(&mut tx, "SELECT count(*) FROM sends WHERE state = 'IN_FLIGHT'").await;
+    assert_eq!(in_flight, 1, "the lane stays taken");
+    holds(&mut tx).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn evidence_that_came_while_the_call_was_open_counts_once_it_has_ended(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values("UNKNOWN", "WAITING")] ended: &'static str,
+) {
+    let db = fresh_store(database).await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    let to = seed(&mut tx).await;
+    let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, false, NOON).await.unwrap();
+    let correlation = Some(our_correlation(&mut tx, message, 0, 1).await);
+    told(&mut tx, &[NewReceipt { correlation, ..receipt(&to, WAMID, Status::Delivered, at(20)) }]).await;
+    // Still open: nothing to take up.
+    let open = look_for(&mut tx, &[(to.account, message)], NOON).await.unwrap();
+    assert_eq!((open.applied.len(), open.parked), (0, 1));
+    let end = match ended {
+        "UNKNOWN" => {
+            "UPDATE sends SET state = 'UNKNOWN', unknown_since = created_at, lease_token = NULL, lease_until = NULL"
+        }
+        _ => "UPDATE sends SET state = 'WAITING', lease_token = NULL, lease_until = NULL",
+    };
+    sql::run(&mut tx, end).await;
+    let found = look_for(&mut tx, &[(to.account, message)], NOON).await.unwrap();
+    assert_eq!((found.applied[0].status, found.applied[0].settled), (Status::Delivered, true));
+    assert_eq!(sql::texts(&mut tx, STATUS).await, ["DELIVERED"]);
+    holds(&mut tx).await;
 }
 
 #[rstest]

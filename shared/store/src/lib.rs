@@ -21,6 +21,7 @@ pub mod audit;
 pub mod contact;
 pub mod conversation;
 pub mod dead_letter;
+pub mod decide;
 pub mod feed;
 pub mod feed_read;
 pub mod heartbeat;

@@ -5,6 +5,7 @@ mod accept;
 mod accounts;
 mod claim;
 mod contact;
+mod decide;
 mod feed_read;
 mod inbound;
 mod inbox;

@@ -32,15 +32,27 @@ const RECEIPTS_MATCH_SQLITE: &str = matches!(
     "(SELECT value ->> 0 AS at, value ->> 1 AS account, value ->> 2 AS id, value ->> 3 AS deployment, value ->> 4 AS message
         FROM json_each($1)) AS i"
 );
+/// A word about an older generation waits, like a correlation, while a call of the newer one is open.
+macro_rules! unless_open {
+    () => {
+        " WHERE NOT (a.generation < m.send_generation
+            AND EXISTS (SELECT 1 FROM sends s WHERE s.message_id = m.id AND s.state = 'IN_FLIGHT')) ORDER BY a.id"
+    };
+}
 /// By the id of an attempt: for the few that no message has.
-const ATTEMPTS_MATCH_PG: &str = "SELECT i.at AS at, a.message_id, a.generation, a.attempt
+const ATTEMPTS_MATCH_PG: &str = concat!(
+    "SELECT i.at AS at, a.message_id, a.generation, a.attempt
       FROM unnest($1::integer[], $2::bigint[], $3::text[]) AS i(at, account, id)
       JOIN send_attempts a ON a.provider_message_id = i.id
-      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.account ORDER BY a.id";
-const ATTEMPTS_MATCH_SQLITE: &str =
+      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.account",
+    unless_open!()
+);
+const ATTEMPTS_MATCH_SQLITE: &str = concat!(
     "SELECT i.value ->> 0 AS at, a.message_id, a.generation, a.attempt FROM json_each($1) AS i
       JOIN send_attempts a ON a.provider_message_id = i.value ->> 2
-      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.value ->> 1 ORDER BY a.id";
+      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.value ->> 1",
+    unless_open!()
+);
 
 rows! {
     /// The messages a receipt found.

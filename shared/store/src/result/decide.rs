@@ -102,14 +102,14 @@ fn accepted(report: &AttemptReport, id: &str, standing: Standing<'_>) -> Change 
     let sent = Change::Sent { provider_message_id: id.to_owned(), at: report.finished_at };
     if report.generation < standing.message.send_generation {
         // A person has sent it again since. That matters only if they did so because nobody knew how this attempt ended,
-        // and only while the new one has not been claimed.
+        // and only while no call of the new one is under way.
         let was_unknown = standing.attempts.iter().any(|row| {
             row.generation == report.generation
                 && row.attempt == report.attempt
                 && row.outcome == AttemptOutcome::Unknown
         });
-        let claimed = standing.send.is_some_and(|send| send.attempt > 0);
-        return if was_unknown && !claimed { sent } else { Change::Nothing };
+        let under_way = standing.send.is_some_and(|send| send.state == SendState::InFlight);
+        return if was_unknown && !under_way { sent } else { Change::Nothing };
     }
     let settled =
         standing.message.status.rank() >= Status::Sent.rank() && standing.message.provider_message_id.is_some();
@@ -422,14 +422,19 @@ mod tests {
     }
 
     #[test]
-    fn an_acceptance_of_an_older_generation_counts_only_if_that_ended_held_and_the_newer_was_not_claimed() {
-        let (queued, fresh, tried) =
+    fn an_acceptance_of_an_older_generation_counts_only_if_that_ended_held_and_the_newer_is_not_in_flight() {
+        let (queued, fresh, calling) =
             (message(Status::Queued, 1), send(SendState::Waiting, 1, 0), send(SendState::InFlight, 1, 1));
+        let tried = send(SendState::Waiting, 1, 1);
         let (unknown, rejected) = ([past(AttemptOutcome::Unknown, 0, 1)], [past(AttemptOutcome::Rejected, 0, 1)]);
         let told = || report(AttemptOutcome::Accepted, 0, 1);
         assert!(matches!(change(told(), &queued, Some(&fresh), &unknown), Change::Sent { .. }));
         assert_eq!(change(told(), &queued, Some(&fresh), &rejected), Change::Nothing);
-        assert_eq!(change(told(), &queued, Some(&tried), &unknown), Change::Nothing);
+        assert!(
+            matches!(change(told(), &queued, Some(&tried), &unknown), Change::Sent { .. }),
+            "it must not go once more"
+        );
+        assert_eq!(change(told(), &queued, Some(&calling), &unknown), Change::Nothing);
     }
 
     #[test]

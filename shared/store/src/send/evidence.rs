@@ -28,7 +28,7 @@ macro_rules! settle {
             $set,
             " WHERE i.message = sends.message_id AND (
        (i.generation = sends.generation AND NOT (sends.state = 'IN_FLIGHT' AND sends.attempt > i.attempt))
-    OR (i.generation < sends.generation AND i.proof = 1 AND sends.attempt = 0)))
+    OR (i.generation < sends.generation AND i.proof = 1 AND sends.state <> 'IN_FLIGHT')))
   RETURNING message_id, conversation_id, channel_account_id"
         )
     };
@@ -56,8 +56,8 @@ rows! {
 }
 
 /// Deletes the sends that this evidence finishes. Of the message's present generation anything at SENT or above and FAILED
-/// does, unless a later attempt is in flight; of an older one only DELIVERED and READ, and only where the newer generation
-/// was not claimed yet. The caller has locked the messages and raises their status.
+/// does, unless a later attempt is in flight; of an older one only DELIVERED and READ, unless a call of the newer generation
+/// is in flight. The caller has locked the messages and raises their status.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn settle_by_evidence(tx: &mut Tx, evidence: &[Evidence]) -> Result<Vec<Settled>> {

@@ -524,3 +524,51 @@ async fn of_taking_back_and_claiming_at_the_same_moment_exactly_one_happens() {
     }
     world.keeps_its_promises().await;
 }
+
+#[rstest]
+#[case::a_report(None)]
+#[case::sent(Some(Status::Sent))]
+#[case::delivered(Some(Status::Delivered))]
+#[tokio::test]
+async fn proof_of_the_old_generation_between_two_attempts_of_the_new_one_ends_both(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(AttemptOutcome::Retry, AttemptOutcome::Unknown)] outcome: AttemptOutcome,
+    #[case] status: Option<Status>,
+) {
+    let world = World::with(database, 1).await;
+    let claim = world.held().await;
+    world.decided(Choice::SendAgain, claim.message_id).await;
+    let next = world.take("t2").await.pop().unwrap();
+    world.report(&[finished(&next, outcome)]).await;
+    match status {
+        Some(status) => drop(world.told(&claim, "wamid.late", status, true).await),
+        None => drop(world.report(&[finished(&claim, AttemptOutcome::Accepted)]).await),
+    }
+    let want = status.unwrap_or(Status::Sent);
+    assert_eq!((world.status(claim.message_id).await, world.send_of(claim.message_id).await), (want, None));
+    world.keeps_its_promises().await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn proof_of_the_old_generation_waits_while_the_new_one_is_in_flight(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let message = world.accept(0, "hello").await;
+    let claim = world.take("t").await.pop().unwrap();
+    let id = format!("wamid.out.{message}.1");
+    world.report(&[finished(&claim, AttemptOutcome::Accepted)]).await;
+    world.told(&claim, &id, Status::Failed, false).await;
+    world.decided(Choice::Retry, message).await;
+    let next = world.take("t2").await.pop().unwrap();
+    let told = world.told(&claim, &id, Status::Delivered, true).await;
+    assert_eq!((told.applied.len(), told.parked), (0, 1));
+    world.keeps_its_promises().await;
+    let ended = world.report(&[finished(&next, AttemptOutcome::Retry)]).await;
+    let mut tx = world.store().begin().await.unwrap();
+    receipt::look_for(&mut tx, &ended.unanswered, NOON + seconds(402)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!((world.status(message).await, world.send_of(message).await), (Status::Delivered, None));
+    world.keeps_its_promises().await;
+}

@@ -352,6 +352,8 @@
       if (!response.ok) {
         say(answer.detail || words.wNotSent);
         if (answer.code === "window_closed") refresh(open, true);
+        // Somebody else decided first: show where the message stands now.
+        if (answer.code === "wrong_state") refresh(open, false, form.closest("[data-message-id]")?.dataset.messageId);
         return;
       }
       say("");
@@ -366,7 +368,9 @@
       }
       const menu = form.closest("details");
       if (menu) { menu.open = false; one("summary", menu)?.focus(); }
-      if (answer.messageId) {
+      // Its button goes with the bubble that it changed; the reader stays where he is.
+      if (form.hasAttribute("data-decide")) scroll?.focus({ preventScroll: true });
+      else if (answer.messageId) {
         written.add(String(answer.messageId));
         // The stream may have brought it before the answer came.
         if (one(`[data-message-id="${answer.messageId}"]`, log)) toEnd();

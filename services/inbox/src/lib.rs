@@ -7,12 +7,14 @@
 //! pages      /inbox, /login, /assets              HTML for people, the same functions behind
 //! feed       one reader of the change feed, many listeners
 //! send       validate, check the window, accept, kick the dispatcher
+//! decide     what a person decides about a message: it arrived, again, not at all
 //! ```
 //!
 //! [`Inbox::start`] makes it ready, as often as that takes, and [`Inbox::handle`] answers one request of `runtime`'s server.
 
 mod api;
 mod auth;
+mod decide;
 mod feed;
 mod form;
 mod guard;

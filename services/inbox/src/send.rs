@@ -140,7 +140,7 @@ fn other_request() -> Problem {
 }
 
 /// Whether there is anything to send from and anybody to send to.
-fn check_sender(row: &ConversationRow, account: Option<Arc<Account>>) -> Result<Arc<Account>, Problem> {
+pub(crate) fn check_sender(row: &ConversationRow, account: Option<Arc<Account>>) -> Result<Arc<Account>, Problem> {
     let refuse = |code, detail: String| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
     if row.identity_opted_out_at.is_some() {
         return refuse("opted_out", "This person asked not to be written to.".to_owned());
@@ -150,10 +150,21 @@ fn check_sender(row: &ConversationRow, account: Option<Arc<Account>>) -> Result<
     }
     match account {
         Some(account) => Ok(account),
-        None => refuse(
-            "account_unavailable",
-            "The account of this conversation is not in the configuration any more. Nothing was sent.".to_owned(),
-        ),
+        None => Err(account_unavailable()),
+    }
+}
+
+/// The refusal where there is nothing to send from.
+pub(crate) fn account_unavailable() -> Problem {
+    let detail = "The account of this conversation is not in the configuration any more. Nothing was sent.";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "account_unavailable", detail)
+}
+
+/// Whether free text may be sent now: what was accepted once may have to go again, and its window may have ended since.
+pub(crate) fn check_window(row: &ConversationRow, account: &Account, now: Timestamp) -> Result<(), Problem> {
+    match views::window_of(row, Some(account), now) {
+        window @ Window::Closed { .. } => Err(window_closed(row.channel, window, now)),
+        Window::None | Window::Open(_) => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod actions;
 mod body;
 pub(crate) mod conversations;
+mod decisions;
 mod events;
 pub(crate) mod json;
 mod messages;
@@ -24,7 +25,10 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         .route("/api/inbox/conversations", get(conversations::list))
         .route("/api/inbox/conversations/{id}", get(conversations::detail))
         .route("/api/inbox/conversations/{id}/messages", post(messages::send))
-        .route("/api/inbox/conversations/{id}/messages/{message}", get(messages::one))
+        .route("/api/inbox/conversations/{id}/messages/{message}", get(messages::one).delete(decisions::cancel))
+        .route("/api/inbox/conversations/{id}/messages/{message}/it-arrived", post(decisions::it_arrived))
+        .route("/api/inbox/conversations/{id}/messages/{message}/send-again", post(decisions::send_again))
+        .route("/api/inbox/conversations/{id}/messages/{message}/retry", post(decisions::retry))
         .route("/api/inbox/conversations/{id}/reply", post(messages::reply))
         .route("/api/inbox/conversations/{id}/read", post(actions::read))
         .route("/api/inbox/conversations/{id}/assign", post(actions::assign))

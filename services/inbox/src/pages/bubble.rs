@@ -2,6 +2,7 @@
 
 use super::time::{TimeView, day_name};
 use super::words::Words;
+use crate::decide::can_go_again;
 use crate::views::{is_held, shown_status};
 use askama::Template;
 use domain::{Direction, MessageType, Origin, SendState, Status, Timestamp};
@@ -47,6 +48,28 @@ pub(crate) struct FileView {
     pub(crate) state: &'static str,
 }
 
+/// Something that can be decided about a message, as a button.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Act {
+    /// Last part of its address, and its name for tests.
+    pub(crate) name: &'static str,
+    pub(crate) word: &'static str,
+    /// Where the form goes.
+    pub(crate) href: String,
+    /// Whether it keeps in the background.
+    pub(crate) quiet: bool,
+}
+
+/// Who reads a thread, and where they came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reader<'a> {
+    pub(crate) w: &'static Words,
+    /// Whether they may decide about messages.
+    pub(crate) may_write: bool,
+    /// The list's own query, so that forms come back to the same list.
+    pub(crate) query: &'a str,
+}
+
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bubble {
@@ -76,13 +99,16 @@ pub(crate) struct Bubble {
     /// Why it failed, for a person.
     pub(crate) reason: Option<String>,
     pub(crate) held: bool,
+    /// What its reader can decide about it.
+    pub(crate) acts: Vec<Act>,
     /// Changes whenever anything of the bubble does.
     pub(crate) rev: String,
 }
 
 impl Bubble {
     /// A message; `media` may hold other messages' files too.
-    pub(crate) fn of(row: &MessageRow, media: &[MediaRow], w: &'static Words) -> Self {
+    pub(crate) fn of(row: &MessageRow, media: &[MediaRow], reader: Reader<'_>) -> Self {
+        let w = reader.w;
         let side = match (row.kind, row.direction) {
             (MessageType::Note, _) => Side::Note,
             (_, Direction::Inbound) => Side::Them,
@@ -118,6 +144,7 @@ impl Bubble {
             tick_at: tick_at.map(|at| TimeView::of(at, w)),
             reason: reason(row, w),
             held: is_held(row),
+            acts: if side == Side::Us && reader.may_write { acts(row, reader) } else { Vec::new() },
             rev: String::new(),
         };
         bubble.rev = bubble.revision();
@@ -129,6 +156,7 @@ impl Bubble {
         (&self.author, &self.text, &self.files, self.unsupported, self.status, self.state, self.tick).hash(&mut hasher);
         (&self.tick_words, self.tick_at.as_ref().map(|at| &at.iso), &self.reason, self.held, self.order)
             .hash(&mut hasher);
+        self.acts.hash(&mut hasher);
         format!("{:x}", hasher.finish())
     }
 
@@ -138,12 +166,12 @@ impl Bubble {
 }
 
 /// A stretch of a thread, with the days named where they begin.
-pub(crate) fn thread(rows: &[MessageRow], media: &[MediaRow], now: Timestamp, w: &'static Words) -> Vec<Bubble> {
+pub(crate) fn thread(rows: &[MessageRow], media: &[MediaRow], now: Timestamp, reader: Reader<'_>) -> Vec<Bubble> {
     let mut bubbles: Vec<Bubble> = Vec::with_capacity(rows.len());
     for row in rows {
-        let mut bubble = Bubble::of(row, media, w);
+        let mut bubble = Bubble::of(row, media, reader);
         if bubbles.last().is_none_or(|last| last.at.date() != bubble.at.date()) {
-            bubble.new_day = Some(day_name(&bubble.at, now, w));
+            bubble.new_day = Some(day_name(&bubble.at, now, reader.w));
         }
         bubbles.push(bubble);
     }
@@ -157,6 +185,27 @@ fn author(row: &MessageRow, w: &Words) -> Option<String> {
         (_, Origin::Api | Origin::Automation) => Some(w.from_api.to_owned()),
         (_, Origin::Ai) => Some(w.assistant.to_owned()),
         (_, Origin::Agent | Origin::Contact) => row.created_by_name.clone(),
+    }
+}
+
+/// What there is to decide where the message stands now.
+fn acts(row: &MessageRow, reader: Reader<'_>) -> Vec<Act> {
+    let w = reader.w;
+    let act = |name, word, quiet| Act {
+        name,
+        word,
+        href: format!("/inbox/{}/messages/{}/{name}{}", row.conversation_id, row.id, reader.query),
+        quiet,
+    };
+    match (row.status, row.send_state) {
+        (_, Some(SendState::Held)) => {
+            vec![act("it-arrived", w.it_arrived, false), act("send-again", w.send_again, false)]
+        }
+        (_, Some(SendState::Scheduled | SendState::Waiting | SendState::Dispatched)) => {
+            vec![act("cancel", w.take_back, true)]
+        }
+        (Status::Failed, None) if can_go_again(row.kind) => vec![act("retry", w.try_again, false)],
+        _ => Vec::new(),
     }
 }
 
@@ -226,5 +275,6 @@ fn shortened(raw: &str) -> String {
 #[template(path = "bubble.html")]
 pub(crate) struct BubblePart<'a> {
     pub(crate) w: &'static Words,
+    pub(crate) csrf: &'a str,
     pub(crate) bubble: &'a Bubble,
 }

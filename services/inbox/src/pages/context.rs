@@ -425,6 +425,7 @@ impl InboxPage {
 #[template(path = "bubbles.html")]
 pub(crate) struct BubblesPart<'a> {
     pub(crate) w: &'static Words,
+    pub(crate) csrf: &'a str,
     pub(crate) bubbles: &'a [bubble::Bubble],
 }
 

@@ -6,6 +6,7 @@ use super::page;
 use crate::Shared;
 use crate::api::actions::{self, NOTE_MOST};
 use crate::api::{answer, id_in_path};
+use crate::decide::{self, Decision};
 use crate::form::Fields;
 use crate::guard::{Caller, read_body};
 use crate::problem::Problem;
@@ -76,18 +77,56 @@ pub(super) async fn send(
     let wanted = Wanted { content, key: key.map(str::to_owned), reply_to: None, send_at: None, traceparent: None };
     match send::accept(&shared, &caller, posted.id, wanted).await {
         Ok(taken) => Ok(posted.done(Some(taken.message.id))),
-        // Without the script the page comes back with what was typed, and says what was wrong with it.
-        Err(problem) if !posted.by_script && problem.status == StatusCode::UNPROCESSABLE_ENTITY => {
-            let mut inbox = open_page(&shared, &caller, posted.id, &posted.query).await?;
-            if let Some(thread) = &mut inbox.thread {
-                thread.composer.text = fields.get("text").unwrap_or_default().to_owned();
-                thread.composer.error = Some(problem.detail.clone());
-            }
-            let mut response = page(&inbox)?;
-            *response.status_mut() = problem.status;
-            Ok(response)
+        Err(problem) => refused(&shared, &caller, &posted, problem).await,
+    }
+}
+
+/// Without the script the page comes back with what was typed, and says what was wrong.
+async fn refused(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    posted: &Posted,
+    problem: Problem,
+) -> Result<Response, Problem> {
+    let can_go_on = matches!(problem.status, StatusCode::UNPROCESSABLE_ENTITY | StatusCode::CONFLICT);
+    if posted.by_script || !can_go_on {
+        return Err(problem);
+    }
+    let mut inbox = open_page(shared, caller, posted.id, &posted.query).await?;
+    if let Some(thread) = &mut inbox.thread {
+        thread.composer.text = posted.fields.get("text").unwrap_or_default().to_owned();
+        thread.composer.error = Some(problem.detail.clone());
+    }
+    let mut response = page(&inbox)?;
+    *response.status_mut() = problem.status;
+    Ok(response)
+}
+
+/// `POST /inbox/{id}/messages/{message}/{decision}`: `it-arrived`, `send-again`, `retry` or `cancel`.
+pub(super) async fn decide(
+    State(shared): State<Arc<Shared>>,
+    caller: Caller,
+    Path((id, message, decision)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    caller.needs(Role::Agent)?;
+    let message: MessageId = id_in_path(&message, "message")?;
+    let posted = posted(&id, query, &headers, body).await?;
+    let decision = match (decision.as_str(), caller.who.user()) {
+        ("it-arrived", Some(user)) => Decision::ItArrived(user),
+        ("it-arrived", None) => {
+            return Err(Problem::forbidden("person_needed", "Only a person can say that it arrived."));
         }
-        Err(problem) => Err(problem),
+        ("send-again", _) => Decision::SendAgain,
+        ("retry", _) => Decision::Retry,
+        ("cancel", _) => Decision::Cancel,
+        _ => return Err(Problem::not_found("address")),
+    };
+    match decide::decide(&shared, &caller, posted.id, message, decision, None).await {
+        Ok(row) => Ok(posted.done(Some(row.id))),
+        Err(problem) => refused(&shared, &caller, &posted, problem).await,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::bubble;
 use super::context::{Composer, Head, InboxPage, List, Row, Thread, tabs};
 use super::page;
+use super::part::reader;
 use crate::Shared;
 use crate::api::actions;
 use crate::api::conversations::{self, decode_cursor, encode_cursor, thread_cursor};
@@ -120,9 +121,10 @@ pub(super) async fn open_page(
     let account = shared.account(row.account_id).await?;
     let mut composer = Composer::of(&row, account.as_ref(), &templates, &caller.who, caller.now(), w);
     composer.query = looking.query();
+    let list_query = looking.query();
     let thread = Thread {
         head: Head::of(&row, &caller.who, people, &looking.query(), w),
-        bubbles: bubble::thread(&messages, &media, caller.now(), w),
+        bubbles: bubble::thread(&messages, &media, caller.now(), reader(caller, &list_query)),
         older: older.map(|before| older_address(id, &looking, &before)),
         earlier_page: before.is_some(),
         composer,

@@ -36,6 +36,7 @@ pub(crate) fn routes() -> Router<Arc<Shared>> {
         .route("/inbox/{id}/part", get(part::part))
         .route("/inbox/{id}/older", get(part::older))
         .route("/inbox/{id}/send", post(forms::send))
+        .route("/inbox/{id}/messages/{message}/{decision}", post(forms::decide))
         .route("/inbox/{id}/note", post(forms::note))
         .route("/inbox/{id}/assign", post(forms::assign))
         .route("/inbox/{id}/close", post(forms::close))

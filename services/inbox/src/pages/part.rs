@@ -1,6 +1,6 @@
 //! Pieces of a page, rendered here and put in place by the script: what changed, and nothing else.
 
-use super::bubble::{self, Bubble, BubblePart};
+use super::bubble::{self, Bubble, BubblePart, Reader};
 use super::context::{BubblesPart, Composer, ComposerPart, Head, HeadPart, Row, RowPart, count_text};
 use super::inbox::{Looking, older_address};
 use super::render;
@@ -12,7 +12,7 @@ use crate::guard::Caller;
 use crate::problem::Problem;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
-use domain::{ConversationId, MessageId};
+use domain::{ConversationId, MessageId, Role};
 use http::StatusCode;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -61,7 +61,9 @@ pub(super) async fn part(
         let media = thread::media_of(&mut tx, id, &messages).await?;
         let templates = thread::templates(&mut tx, id).await?;
         drop(tx);
-        let bubbles: Vec<Bubble> = messages.iter().map(|row| Bubble::of(row, &media, w)).collect();
+        let list = looking.query();
+        let reader = reader(&caller, &list);
+        let bubbles: Vec<Bubble> = messages.iter().map(|row| Bubble::of(row, &media, reader)).collect();
         if let Some(object) = body.as_object_mut() {
             object.insert("messages".into(), rendered(&bubbles, &caller)?);
             let (head, composer) = around(&shared, &caller, &open, &templates, &looking).await?;
@@ -71,6 +73,11 @@ pub(super) async fn part(
         }
     }
     Ok(answer(StatusCode::OK, &body))
+}
+
+/// Who reads, coming from the list with this query.
+pub(super) fn reader<'a>(caller: &Caller, query: &'a str) -> Reader<'a> {
+    Reader { w: caller.context.look.language.words(), may_write: caller.who.role.may(Role::Agent), query }
 }
 
 /// The messages with these ids, in the thread's order; without ids those that arrived last.
@@ -87,8 +94,9 @@ async fn named_messages(tx: &mut Tx, id: ConversationId, ids: Option<&str>) -> R
 }
 
 fn rendered(bubbles: &[Bubble], caller: &Caller) -> Result<Value, Problem> {
-    let w = caller.context.look.language.words();
-    let html: Result<Vec<String>, Problem> = bubbles.iter().map(|bubble| render(&BubblePart { w, bubble })).collect();
+    let (w, csrf) = (caller.context.look.language.words(), caller.who.csrf());
+    let html: Result<Vec<String>, Problem> =
+        bubbles.iter().map(|bubble| render(&BubblePart { w, csrf, bubble })).collect();
     Ok(json!(html?))
 }
 
@@ -125,8 +133,10 @@ pub(super) async fn older(
     let (messages, next) = conversations::page(&mut tx, id, before).await?;
     let media = thread::media_of(&mut tx, id, &messages).await?;
     drop(tx);
-    let bubbles = bubble::thread(&messages, &media, caller.now(), w);
-    let older = next.map(|before| older_address(id, &Looking::of(&query), &before));
-    let html = render(&BubblesPart { w, bubbles: &bubbles })?;
+    let looking = Looking::of(&query);
+    let list = looking.query();
+    let bubbles = bubble::thread(&messages, &media, caller.now(), reader(&caller, &list));
+    let older = next.map(|before| older_address(id, &looking, &before));
+    let html = render(&BubblesPart { w, csrf: caller.who.csrf(), bubbles: &bubbles })?;
     Ok(answer(StatusCode::OK, &json!({ "html": html, "older": older })))
 }

@@ -1,7 +1,7 @@
 //! Samples of every page, and the promise that each of them renders, in both languages, with nothing of what a stranger
 //! wrote becoming part of the page.
 
-use super::bubble::{Bubble, BubblePart, FileView, Side, Tick};
+use super::bubble::{Act, Bubble, BubblePart, FileView, Side, Tick};
 use super::context::{
     BubblesPart, Composer, ComposerPart, Frame, Head, HeadPart, InboxPage, List, LoginPage, RefusalPage, Row, RowPart,
     TemplateView, Thread, tabs,
@@ -104,6 +104,7 @@ impl Bubble {
             tick_at: None,
             reason: None,
             held: false,
+            acts: Vec::new(),
             rev: "1".into(),
         };
         let ticks = [Tick::Clock, Tick::Dots, Tick::Question, Tick::One, Tick::Two, Tick::Read, Tick::Bang];
@@ -125,6 +126,9 @@ impl Bubble {
             tick_words: text.into(),
             reason: Some(text.into()),
             held: true,
+            acts: [false, true]
+                .map(|quiet| Act { name: "retry", word: w.try_again, href: "/inbox/7?view=mine".into(), quiet })
+                .into(),
             new_day: None,
             ..plain.clone()
         });
@@ -277,8 +281,8 @@ fn everything(text: &str, look: Look) -> Vec<String> {
     rendered.extend(InboxPage::samples(text, look).iter().map(|page| page.render().unwrap()));
     rendered.extend(Row::samples(text, w).iter().map(|row| RowPart { w, row }.render().unwrap()));
     let bubbles = Bubble::samples(text, w);
-    rendered.extend(bubbles.iter().map(|bubble| BubblePart { w, bubble }.render().unwrap()));
-    rendered.push(BubblesPart { w, bubbles: &bubbles }.render().unwrap());
+    rendered.extend(bubbles.iter().map(|bubble| BubblePart { w, csrf: "c", bubble }.render().unwrap()));
+    rendered.push(BubblesPart { w, csrf: "c", bubbles: &bubbles }.render().unwrap());
     rendered.extend(Head::samples(text).iter().map(|head| HeadPart { w, csrf: "c", head }.render().unwrap()));
     rendered.extend(
         Composer::samples(text).iter().map(|composer| ComposerPart { w, csrf: "c", composer }.render().unwrap()),
@@ -329,5 +333,10 @@ fn ac_37_arabic_pages_are_mirrored_and_every_text_finds_its_own_direction() {
     }
     let w = arabic.language.words();
     let bubble = Bubble::samples("مرحبا.", w).pop().unwrap();
-    assert!(BubblePart { w, bubble: &bubble }.render().unwrap().contains("<p class=\"text\" dir=\"auto\">مرحبا.</p>"));
+    assert!(
+        BubblePart { w, csrf: "c", bubble: &bubble }
+            .render()
+            .unwrap()
+            .contains("<p class=\"text\" dir=\"auto\">مرحبا.</p>")
+    );
 }

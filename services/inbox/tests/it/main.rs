@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail as tests do")]
 
 mod contract;
+mod decisions;
 mod events;
 mod hostile;
 mod pages;

@@ -2,6 +2,7 @@
 //! `tests/with-services`, one server at a time. They live in a temporary folder and end with their handle.
 
 use anyhow::{Context, Result, bail, ensure};
+use sqlx::{Connection, PgConnection};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,11 +16,16 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 /// How long a polite stop may take.
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A process in a process group of its own, so that a signal reaches its children too and nothing else.
+/// A process in a process group of its own, so that a signal reaches its children too and nothing else. It ends with its
+/// handle, and also when this process is killed and cannot drop anything.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    /// Waits for the end of this process, which closes its input, and then kills the group.
+    guardian: Child,
     name: &'static str,
+    /// Once it is known to be gone its id may belong to another process.
+    gone: bool,
 }
 
 impl Server {
@@ -35,7 +41,15 @@ impl Server {
             .stderr(out)
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
-        Ok(Self { child, name })
+        let guardian = Command::new("sh")
+            .args(["-c", "read -r _; kill -s KILL -- \"-$1\"", "guardian", &child.id().to_string()])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("sh cannot be started")?;
+        Ok(Self { child, guardian, name, gone: false })
     }
 
     /// Its process id.
@@ -47,6 +61,7 @@ impl Server {
     /// # Errors
     /// When it is gone already.
     pub fn signal(&self, signal: &str) -> Result<()> {
+        ensure!(!self.gone, "{} is gone", self.name);
         let group = format!("-{}", self.child.id());
         let sent = Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status()?;
         ensure!(sent.success(), "{} is gone", self.name);
@@ -55,14 +70,26 @@ impl Server {
 
     /// `kill -9`, and waits until it is gone.
     pub fn kill(&mut self) {
+        if self.gone {
+            return;
+        }
         let _ = self.signal("KILL");
+        self.dismiss_guardian();
         let _ = self.child.wait();
+        self.gone = true;
+    }
+
+    /// Before the id is free for others.
+    fn dismiss_guardian(&mut self) {
+        let _ = self.guardian.kill();
+        let _ = self.guardian.wait();
     }
 
     /// Sends a signal that asks it to stop, and waits until it has.
     /// # Errors
     /// When it does not stop.
     pub async fn stop(&mut self, signal: &str) -> Result<()> {
+        ensure!(!self.gone, "{} is gone", self.name);
         // Only the process itself: it stops its children.
         let id = self.child.id().to_string();
         Command::new("kill").args(["-s", signal, "--", &id]).status()?;
@@ -78,7 +105,11 @@ impl Server {
     /// # Errors
     /// When the system cannot tell.
     pub fn is_running(&mut self) -> Result<bool> {
-        Ok(self.child.try_wait()?.is_none())
+        if !self.gone && self.child.try_wait()?.is_some() {
+            self.dismiss_guardian();
+            self.gone = true;
+        }
+        Ok(!self.gone)
     }
 }
 
@@ -193,12 +224,18 @@ impl PrivatePostgres {
         }
         let mut server = Server::spawn("PostgreSQL", &mut command, &log)?;
         wait_until_greets(&mut server, port, POSTGRES_GREETING, b"NS", &log).await?;
+        // It greets before it has recovered from a kill, and refuses everybody until then.
+        let deadline = Instant::now() + START_DEADLINE;
+        while let Err(error) = PgConnection::connect(&url_at(port)).await {
+            ensure!(server.is_running()? && Instant::now() < deadline, "PostgreSQL takes nobody: {error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         Ok(server)
     }
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+        url_at(self.port)
     }
 
     /// Its port, to put a proxy before it.
@@ -257,6 +294,10 @@ impl PrivatePostgres {
     }
 }
 
+fn url_at(port: u16) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/postgres")
+}
+
 fn postgres_bin() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
     let mut found: Vec<(u32, PathBuf)> = versions
@@ -308,11 +349,44 @@ fn children_of(parent: u32) -> Result<Vec<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sqlx::{Connection, PgConnection};
 
     async fn one(url: &str) -> Result<i64> {
         let mut connection = PgConnection::connect(url).await?;
         Ok(sqlx::query_scalar("SELECT count(*) FROM kept").fetch_one(&mut connection).await?)
+    }
+
+    /// Not a test: the process that the next one kills.
+    #[test]
+    #[ignore = "run by a_server_ends_with_its_process_however_that_ends"]
+    fn child() {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let server = Server::spawn("sleep", Command::new("sleep").arg("600"), log.path()).unwrap();
+        println!("started {}", server.id());
+        std::io::stdin().lines().for_each(drop);
+    }
+
+    #[tokio::test]
+    async fn a_server_ends_with_its_process_however_that_ends() {
+        use std::io::BufRead;
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "servers::tests::child", "--ignored", "--nocapture"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let started = |line: String| line.split("started ").nth(1).map(str::to_owned);
+        let id = lines.map_while(Result::ok).find_map(started).unwrap();
+        let alive = || Path::new("/proc").join(&id).join("fd").read_dir().is_ok_and(|mut open| open.next().is_some());
+        assert!(alive());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while alive() {
+            assert!(Instant::now() < deadline, "{id} survived");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     #[tokio::test]

@@ -56,7 +56,7 @@ pub(crate) struct Act {
     pub(crate) word: &'static str,
     /// Where the form goes.
     pub(crate) href: String,
-    /// Whether it keeps in the background.
+    /// Whether it keeps in the background: nothing waits for it.
     pub(crate) quiet: bool,
 }
 
@@ -158,6 +158,11 @@ impl Bubble {
             .hash(&mut hasher);
         self.acts.hash(&mut hasher);
         format!("{:x}", hasher.finish())
+    }
+
+    /// Whether somebody is asked to decide, rather than only may.
+    pub(crate) fn has_loud_acts(&self) -> bool {
+        self.acts.iter().any(|act| !act.quiet)
     }
 
     pub(crate) fn is_read(&self) -> bool {

@@ -107,6 +107,7 @@ impl Bubble {
             acts: Vec::new(),
             rev: "1".into(),
         };
+        let act = |name, quiet| Act { name, word: w.it_arrived, href: "/inbox/7?view=mine&search=x".into(), quiet };
         let ticks = [Tick::Clock, Tick::Dots, Tick::Question, Tick::One, Tick::Two, Tick::Read, Tick::Bang];
         let mut samples: Vec<Bubble> = ticks
             .into_iter()
@@ -126,12 +127,11 @@ impl Bubble {
             tick_words: text.into(),
             reason: Some(text.into()),
             held: true,
-            acts: [false, true]
-                .map(|quiet| Act { name: "retry", word: w.try_again, href: "/inbox/7?view=mine".into(), quiet })
-                .into(),
+            acts: ["it-arrived", "send-again"].map(|name| act(name, false)).into(),
             new_day: None,
             ..plain.clone()
         });
+        samples.push(Bubble { side: Side::Us, tick: Tick::Clock, acts: vec![act("cancel", true)], ..plain.clone() });
         samples.push(plain);
         samples
     }

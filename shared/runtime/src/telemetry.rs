@@ -9,7 +9,7 @@ use tracing_subscriber::filter::Directive;
 
 /// What is quieter than our own code unless a directive names it: the drivers tell every reconnect and every slow statement
 /// in their own words, and we say the same once in ours.
-const QUIETER: [&str; 5] = ["lapin=warn", "sqlx=warn", "hyper=warn", "reqwest=warn", "rustls=warn"];
+const QUIETER: [&str; 5] = ["lapin=off", "sqlx=warn", "hyper=warn", "reqwest=warn", "rustls=warn"];
 
 /// Logging was set up before, by a test or by another part of the process.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +68,9 @@ mod tests {
 
     #[test]
     fn drivers_are_quiet_unless_asked_for() {
-        assert!(filter("info").to_string().contains("lapin=warn"));
+        assert!(filter("info").to_string().contains("lapin=off"));
         let asked = filter("info,lapin=debug").to_string();
-        assert!(asked.contains("lapin=debug") && !asked.contains("lapin=warn"), "{asked}");
+        assert!(asked.contains("lapin=debug") && !asked.contains("lapin=off"), "{asked}");
     }
 
     #[test]

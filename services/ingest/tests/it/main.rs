@@ -5,12 +5,12 @@
 mod dead;
 mod duplicates;
 mod isolation;
+mod keeper;
 mod outage;
 mod people;
 mod receipts;
+mod reports;
 mod said;
+mod sends;
 mod support;
 mod webhooks;
-mod keeper;
-mod reports;
-mod sends;

@@ -33,9 +33,16 @@ impl World {
     }
 
     async fn user(&self, email: &str) -> i64 {
-        let mut tx = self.store.read().await.unwrap();
-        let users = store::user::list(&mut tx).await.unwrap();
-        users.iter().find(|user| user.email == email).unwrap().id.get()
+        // The configuration's people become rows a moment after the start.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        loop {
+            let users = store::user::list(&mut self.store.read().await.unwrap()).await.unwrap();
+            if let Some(user) = users.iter().find(|user| user.email == email) {
+                return user.id.get();
+            }
+            assert!(std::time::Instant::now() < deadline, "{email} never became a row");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     /// Actions on a message with the particulars of each, newest first.

@@ -101,8 +101,6 @@ tuning! {
 
     /// Most items ingest writes in one transaction.
     count ingest_batch "ingest_batch" = 500, 1 to 10_000;
-    /// How long ingest waits for a batch to fill.
-    ms ingest_linger "ingest_linger_ms" = 5, 0 to 1_000;
     /// Queue messages ingest holds: two batches and more, where a message carries a few webhooks.
     count ingest_prefetch "ingest_prefetch" = 256, 1 to 10_000;
     /// Writers inside an ingest process, sharded by contact.
@@ -114,8 +112,6 @@ tuning! {
 
     /// Time between two sweeps for due heads of lanes.
     ms sweep "sweep_ms" = 500, 10 to 60_000;
-    /// Most rows one sweep dispatches.
-    count sweep_batch "sweep_batch" = 500, 1 to 100_000;
     /// After so long without a claim a dispatched row is published again.
     ms redispatch "redispatch_ms" = 60_000, 100 to 3_600_000;
     /// Time between two looks of the keeper at leases, parked receipts and evidence windows.
@@ -124,8 +120,6 @@ tuning! {
     ms keeper_lease "keeper_lease_ms" = 30_000, 100 to 600_000;
     /// Time between two looks at receipts that wait for their message.
     ms receipts_interval "receipts_interval_ms" = 10_000, 10 to 600_000;
-    /// How long an echo that may be ours is parked while its conversation has a send in flight.
-    ms echo_parking "echo_parking_ms" = 10_000, 10 to 600_000;
 
     /// Provider calls a sender has in flight.
     count sender_concurrency "sender_concurrency" = 256, 1 to 16_384;

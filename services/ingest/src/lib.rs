@@ -1,6 +1,6 @@
 //! The queue into the store: parse, deduplicate, write in batches, acknowledge after the commit.
 //!
-//! One loop per queue: [`webhooks`] reads what ingress kept, `results` what senders report, [`dead`] what could not be
+//! One loop per queue: `webhooks` reads what ingress kept, `results` what senders report, `dead` what could not be
 //! processed. The `keeper` owns every timer. Nothing is acknowledged before its commit, so whatever dies, dies before it
 //! counts: everything comes again, and everything is written so that coming again changes nothing.
 

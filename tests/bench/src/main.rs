@@ -24,6 +24,7 @@ use figures::{Options, say};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// As the binary has it, so that Roost is what it is and the plain designs have the same.
 #[global_allocator]
@@ -147,7 +148,13 @@ fn main() -> ExitCode {
     let outcome = match (runtime, cli.part) {
         (Err(error), _) => Err(error.into()),
         (Ok(runtime), Some(part)) => runtime.block_on(be(part)),
-        (Ok(runtime), None) => runtime.block_on(measure(cli.table)),
+        (Ok(runtime), None) => runtime.block_on(async {
+            // Whichever ends first: dropping the rest stops every server and process that was started.
+            tokio::select! {
+                measured = measure(cli.table) => measured,
+                signal = interrupted() => signal,
+            }
+        }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,6 +163,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Fails at the first signal that asks this program to stop.
+async fn interrupted() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
+    }
+    anyhow::bail!("interrupted; nothing is left behind")
 }
 
 async fn be(part: Part) -> Result<()> {

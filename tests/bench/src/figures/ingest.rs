@@ -63,7 +63,10 @@ pub(crate) async fn run(bed: &mut Bed, options: Options) -> Result<Section> {
 }
 
 fn told(round: u32, design: &str, run: &Run) {
-    say(&format!("  round {round}: {design}: {:.0} rows/s", run.rate()));
+    let (rate, ours, database) = (run.rate(), run.ours_us(), run.database_us());
+    say(&format!(
+        "  round {round}: {design}: {rate:.0} rows/s, {ours:.0} µs in process, {database:.0} µs in PostgreSQL"
+    ));
 }
 
 fn of(filled: Filled, process: &Process) -> Result<Run> {

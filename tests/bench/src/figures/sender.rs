@@ -45,7 +45,10 @@ pub(crate) async fn run(bed: &mut Bed, options: Options) -> Result<Section> {
 }
 
 fn told(round: u32, design: &str, concurrency: u64, run: &Run) {
-    say(&format!("  round {round}: {design} at {concurrency}: {:.0} sends/s", run.rate()));
+    let (rate, ours, database) = (run.rate(), run.ours_us(), run.database_us());
+    say(&format!(
+        "  round {round}: {design} at {concurrency}: {rate:.0} sends/s, {ours:.0} µs in process, {database:.0} µs in PostgreSQL"
+    ));
 }
 
 async fn bare(bed: &Bed, concurrency: u64, calls: usize) -> Result<Run> {
@@ -66,9 +69,8 @@ async fn bare(bed: &Bed, concurrency: u64, calls: usize) -> Result<Run> {
 const QUEUE_MESSAGES: &str = "INSERT INTO messages (conversation_id, contact_id, lead_id, channel_account_id, direction, channel,
         type, body, search_text, status, origin, occurred_at, created_at, queued_at)
     SELECT c.id, c.contact_id, c.lead_id, c.channel_account_id, 'OUTBOUND', c.channel, 'text', t.body, t.body, 'QUEUED', 'AGENT', now(), now(), now()
-      FROM generate_series(1, current_setting('bench.sends')::integer) AS n
-      JOIN (SELECT *, row_number() OVER (ORDER BY id) AS place, count(*) OVER () AS places FROM conversations) AS c
-        ON c.place = 1 + (n - 1) % c.places
+      FROM (SELECT *, row_number() OVER (ORDER BY id) AS place, count(*) OVER () AS places FROM conversations) AS c
+      CROSS JOIN LATERAL generate_series(c.place, current_setting('bench.sends')::bigint, c.places) AS n
       CROSS JOIN LATERAL (SELECT 'an answer of about as many words as people write, number ' || n AS body) AS t
      ORDER BY n";
 const QUEUE_SENDS: &str = "INSERT INTO sends (message_id, conversation_id, channel_account_id, seq, state, due_at, deadline_at, dispatched_at, created_at)

@@ -63,7 +63,7 @@ where
             tokio::time::sleep(pause).await;
             continue;
         }
-        if !error.is_serialization() && !error.is_transient() {
+        if !error.is_serialization() && error.is_items_fault() {
             return Err(NotWritten::Refused(error));
         }
         if away_since.is_none() {

@@ -56,6 +56,23 @@ impl StoreError {
         }
     }
 
+    /// What was written is at fault: it breaks a rule of its table, or is of a form the database cannot keep. Nothing else
+    /// that a database says (the password was changed, a permission is missing, a table is being restored, a disk fails) is
+    /// about an item: what was taken is then held, never set aside.
+    pub fn is_items_fault(&self) -> bool {
+        match self {
+            StoreError::Database(sqlx::Error::Database(db)) => code_of(db.as_ref()).is_some_and(|code| {
+                match code.parse::<u32>() {
+                    // SQLite's code is the low byte: 18 too big, 19 constraint, 20 mismatch.
+                    Ok(number) if code.len() < 5 => matches!(number & 0xff, 18..=20),
+                    // Classes of PostgreSQL: 21 cardinality, 22 data, 23 constraint, 54 limits, P0 raised by a trigger.
+                    _ => ["21", "22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)),
+                }
+            }),
+            other => !other.is_transient(),
+        }
+    }
+
     /// Two transactions met (deadlock 40P01, serialization 40001): the whole transaction can be run again at once.
     pub fn is_serialization(&self) -> bool {
         self.code().is_some_and(|code| code == "40P01" || code == "40001")

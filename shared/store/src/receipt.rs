@@ -16,10 +16,10 @@ use crate::batch::json;
 use crate::column::rows;
 use crate::feed::{self, Change};
 use crate::message::{self, Advance};
-use crate::send::{Evidence, settle_by_evidence};
+use crate::send::{self, Evidence, settle_by_evidence};
 use crate::tx::on_backend;
 use crate::{At, Result, Tx, attempt};
-use domain::{AccountId, ConversationId, MessageId, Status, Timestamp, WebhookEventId};
+use domain::{AccountId, ConversationId, Correlation, MessageId, SendState, Status, Timestamp, WebhookEventId};
 use judge::{Found, Judged};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -94,6 +94,17 @@ pub struct Receipts {
     pub duplicates: usize,
     /// Ids that were learnt or parked: hand them to [`second_look`] after the commit.
     pub look_again: Vec<(AccountId, String)>,
+}
+
+impl Receipts {
+    /// What two looks found together.
+    fn and(mut self, other: Receipts) -> Self {
+        self.applied.extend(other.applied);
+        self.parked += other.parked;
+        self.duplicates += other.duplicates;
+        self.look_again.extend(other.look_again);
+        self
+    }
 }
 
 /// Keeps receipts and lets those that may raise the status of their message. Locks the messages concerned first (in the
@@ -303,7 +314,28 @@ const PARKED_TAKE_ANY: &str = concat!(
     parked_columns!()
 );
 
+const PARKED_NAMED_PG: &str =
+    "SELECT DISTINCT e.channel_account_id, e.correlation FROM unnest($1::bigint[], $2::text[]) AS i(account, id)
+       JOIN message_status_events e ON e.channel_account_id = i.account AND e.provider_message_id = i.id
+      WHERE e.message_id IS NULL AND e.conversation_id IS NULL
+        AND e.correlation LIKE 'r1.' || (SELECT id FROM deployment) || '.%'";
+const PARKED_NAMED_SQLITE: &str = "SELECT DISTINCT e.channel_account_id, e.correlation FROM json_each($1) AS i
+       JOIN message_status_events e ON e.channel_account_id = i.value ->> 0 AND e.provider_message_id = i.value ->> 1
+      WHERE e.message_id IS NULL AND e.conversation_id IS NULL
+        AND e.correlation LIKE 'r1.' || (SELECT id FROM deployment) || '.%'";
+const PARKED_NAMED_ANY: &str = "SELECT DISTINCT e.channel_account_id, e.correlation FROM message_status_events e
+      WHERE e.message_id IS NULL AND e.conversation_id IS NULL AND e.received_at > $1
+        AND e.correlation LIKE 'r1.' || (SELECT id FROM deployment) || '.%' LIMIT $2";
+
 rows! {
+    /// What a parked receipt says of itself: our own correlation.
+    pub struct NamedRow {
+        /// The account.
+        pub channel_account_id: AccountId,
+        /// Deployment, message, generation and attempt.
+        pub correlation: String,
+    }
+
     /// A receipt that was parked.
     pub struct ParkedRow {
         /// The account.
@@ -352,8 +384,9 @@ impl From<ParkedRow> for NewReceipt {
     }
 }
 
-/// Applies what is parked under these ids, for messages that have them by now. In a transaction of its own, after the commit
-/// that learnt or parked the ids and before the acknowledgement. A parked event moves to a new id.
+/// Applies what is parked under these ids, for messages that have them by now, and for messages that the receipts name by
+/// our correlation and whose call has ended meanwhile. In a transaction of its own, after the commit that learnt or parked
+/// the ids and before the acknowledgement. A parked event moves to a new id.
 /// # Errors
 /// As [`apply`].
 pub async fn second_look(tx: &mut Tx, ids: &[(AccountId, String)], now: Timestamp) -> Result<Receipts> {
@@ -369,7 +402,36 @@ pub async fn second_look(tx: &mut Tx, ids: &[(AccountId, String)], now: Timestam
         }
         Tx::Sqlite(tx) => sqlx::query_as(PARKED_TAKE_SQLITE).bind(json(ids)?).fetch_all(&mut **tx).await?,
     };
-    apply_taken(tx, taken, now).await
+    let by_id = apply_taken(tx, taken, now).await?;
+    let named: Vec<NamedRow> = match tx {
+        Tx::Postgres(tx) => {
+            let (accounts, ids): (Vec<i64>, Vec<&str>) =
+                ids.iter().map(|(account, id)| (account.get(), id.as_str())).unzip();
+            sqlx::query_as(PARKED_NAMED_PG).bind(accounts).bind(ids).fetch_all(tx.conn()).await?
+        }
+        Tx::Sqlite(tx) => sqlx::query_as(PARKED_NAMED_SQLITE).bind(json(ids)?).fetch_all(&mut **tx).await?,
+    };
+    Ok(by_id.and(look_for_named(tx, &named, now).await?))
+}
+
+/// As [`look_for`], for those of the messages named whose call is not open.
+async fn look_for_named(tx: &mut Tx, named: &[NamedRow], now: Timestamp) -> Result<Receipts> {
+    let messages: BTreeSet<(AccountId, MessageId)> = named
+        .iter()
+        .filter_map(|row| Some((row.channel_account_id, row.correlation.parse::<Correlation>().ok()?.message)))
+        .collect();
+    if messages.is_empty() {
+        return Ok(Receipts::default());
+    }
+    let ids: Vec<MessageId> = messages.iter().map(|(_, message)| *message).collect();
+    let open: HashSet<MessageId> = send::of(tx, &ids)
+        .await?
+        .into_iter()
+        .filter(|row| row.state == SendState::InFlight)
+        .map(|row| row.message_id)
+        .collect();
+    let ended: Vec<_> = messages.into_iter().filter(|(_, message)| !open.contains(message)).collect();
+    look_for(tx, &ended, now).await
 }
 
 /// Applies what is parked under the correlation of these messages: it came while their call was open. For every report
@@ -398,9 +460,12 @@ pub async fn look_for(tx: &mut Tx, messages: &[(AccountId, MessageId)], now: Tim
 /// # Errors
 /// As [`apply`].
 pub async fn second_look_at_all(tx: &mut Tx, since: Timestamp, limit: i64, now: Timestamp) -> Result<Receipts> {
-    let taken: Vec<ParkedRow> =
-        on_backend!(tx, conn => sqlx::query_as(PARKED_TAKE_ANY).bind(At(since)).bind(limit).fetch_all(conn).await?);
-    apply_taken(tx, taken, now).await
+    let taken: Vec<ParkedRow> = on_backend!(&mut *tx, conn =>
+        sqlx::query_as(PARKED_TAKE_ANY).bind(At(since)).bind(limit).fetch_all(conn).await?);
+    let by_id = apply_taken(tx, taken, now).await?;
+    let named: Vec<NamedRow> = on_backend!(&mut *tx, conn =>
+        sqlx::query_as(PARKED_NAMED_ANY).bind(At(since)).bind(limit).fetch_all(conn).await?);
+    Ok(by_id.and(look_for_named(tx, &named, now).await?))
 }
 
 async fn apply_taken(tx: &mut Tx, taken: Vec<ParkedRow>, now: Timestamp) -> Result<Receipts> {

@@ -115,9 +115,9 @@ impl Hold {
         Ok(ours)
     }
 
-    /// Lets another process take over at once.
+    /// Lets another process take over at once. A lease that ran out meanwhile may still be in our name: nobody needed it.
     async fn release(&self, context: &Context) {
-        if !self.is_held() {
+        if self.until.is_none() {
             return;
         }
         let released = async {

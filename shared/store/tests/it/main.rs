@@ -6,6 +6,7 @@ mod accounts;
 mod claim;
 mod contact;
 mod decide;
+mod errors;
 mod feed_read;
 mod inbound;
 mod inbox;

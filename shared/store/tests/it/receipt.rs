@@ -425,6 +425,31 @@ async fn a_failure_without_a_reason_says_so_and_a_message_in_flight_is_not_overt
 
 #[rstest]
 #[tokio::test]
+async fn evidence_that_was_parked_just_as_its_call_ended_is_found_by_the_second_look(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(false, true)] by_the_keeper: bool,
+) {
+    let db = fresh_store(database).await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    let to = seed(&mut tx).await;
+    let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, false, NOON).await.unwrap();
+    let correlation = Some(our_correlation(&mut tx, message, 0, 1).await);
+    let heard = told(&mut tx, &[NewReceipt { correlation, ..receipt(&to, WAMID, Status::Sent, at(20)) }]).await;
+    assert_eq!(heard.look_again, [(to.account, WAMID.to_owned())]);
+    // The report came in between and looked before the receipt was there; nobody knows the provider's id.
+    sql::run(&mut tx, "UPDATE sends SET state = 'WAITING', lease_token = NULL, lease_until = NULL").await;
+    let found = if by_the_keeper {
+        second_look_at_all(&mut tx, NOON - std::time::Duration::from_secs(3600), 10, NOON).await.unwrap()
+    } else {
+        second_look(&mut tx, &heard.look_again, NOON).await.unwrap()
+    };
+    assert_eq!((found.applied[0].status, found.applied[0].settled), (Status::Sent, true));
+    assert_eq!(sql::number(&mut tx, "SELECT count(*) FROM sends").await, 0, "it must not go out again");
+    holds(&mut tx).await;
+}
+
+#[rstest]
+#[tokio::test]
 async fn evidence_that_came_while_the_call_was_open_counts_once_it_has_ended(
     #[values(Database::Sqlite, Database::Postgres)] database: Database,
     #[values("UNKNOWN", "WAITING")] ended: &'static str,

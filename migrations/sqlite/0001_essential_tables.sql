@@ -172,6 +172,7 @@ CREATE INDEX reactions_message_ix ON message_reactions (message_id);
 CREATE TABLE message_status_events (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   message_id INTEGER REFERENCES messages ON DELETE CASCADE, conversation_id INTEGER,           -- message_id NULL: parked, or a watermark
+  waits_for_message_id INTEGER,                       -- parked, but the message is known: its call is still open, and its report takes this up
   channel_account_id INTEGER NOT NULL, provider_message_id text, generation INTEGER, correlation text,   -- a watermark's id is w:<user>
   status text CONSTRAINT mse_status_ck CHECK (status IN ('RECEIVED','QUEUED','SENDING','SENT','DELIVERED','READ','FAILED')),   -- NULL: provider value we do not map
   provider_status text, error_code text, error_message text, pricing TEXT CHECK (pricing IS NULL OR json_valid(pricing)),
@@ -181,6 +182,7 @@ CREATE TABLE message_status_events (
 CREATE UNIQUE INDEX mse_dedupe_uq ON message_status_events (channel_account_id, provider_message_id, provider_status, occurred_at) WHERE source = 'PROVIDER';
 CREATE INDEX mse_message_ix ON message_status_events (message_id, received_at);
 CREATE INDEX mse_parked_ix ON message_status_events (channel_account_id, provider_message_id) WHERE message_id IS NULL AND conversation_id IS NULL;
+CREATE INDEX mse_waiting_ix ON message_status_events (waits_for_message_id) WHERE message_id IS NULL AND waits_for_message_id IS NOT NULL;
 
 -- sending
 CREATE TABLE sends (                                   -- a row exists exactly while its message is QUEUED or SENDING

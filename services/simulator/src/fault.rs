@@ -38,10 +38,13 @@ pub enum Fault {
         #[serde(default)]
         retry_after: Option<String>,
     },
-    /// A gateway's HTML page under this status, nothing accepted.
+    /// A gateway's HTML page under this status. Under 502 and 504 nobody can tell from it whether the message was taken.
     Html {
-        /// HTTP status, usually 502.
+        /// HTTP status: 503 where nothing was reached, 502 and 504 where something may have been.
         status: u16,
+        /// Whether the message was taken all the same.
+        #[serde(default)]
+        accepted: bool,
     },
     /// 200 with something that is not JSON.
     Garbage {
@@ -113,13 +116,18 @@ impl Fault {
         Fault::Http { status: 429, body: String::new(), retry_after: Some(retry_after.into()) }
     }
 
+    /// A gateway's page, nothing accepted.
+    pub fn gateway(status: u16) -> Self {
+        Fault::Html { status, accepted: false }
+    }
+
     /// The name under which the log and the statistics count it.
     pub fn name(&self) -> String {
         match self {
             Fault::Accept => "accept".into(),
             Fault::Error { code, .. } => format!("error_{code}"),
             Fault::Http { status, .. } => format!("http_{status}"),
-            Fault::Html { status } => format!("html_{status}"),
+            Fault::Html { status, .. } => format!("html_{status}"),
             Fault::Garbage { .. } => "garbage".into(),
             Fault::Empty { .. } => "empty".into(),
             Fault::NoId { .. } => "no_id".into(),
@@ -149,6 +157,8 @@ impl Fault {
                 | Fault::CutBefore { .. }
                 | Fault::CutAfter { .. }
                 | Fault::HalfAnswer { .. }
+                | Fault::Html { status: 502 | 504, .. }
+                | Fault::Html { accepted: true, .. }
         )
     }
 
@@ -242,7 +252,7 @@ impl FaultMix {
                 vec![
                     Fault::http(500),
                     Fault::http(503),
-                    Fault::Html { status: 502 },
+                    Fault::gateway(503),
                     Fault::http(429),
                     Fault::error(131_000),
                     Fault::error(2),
@@ -261,7 +271,7 @@ impl FaultMix {
                     Fault::error(4),
                 ],
             ),
-            "down" => Self::even(1.0, vec![Fault::Html { status: 503 }]),
+            "down" => Self::even(1.0, vec![Fault::gateway(503)]),
             "blackhole" => Self::even(1.0, vec![Fault::HangBefore]),
             "late" => Self::even(0.3, vec![Fault::AcceptLate { ms: 12_000 }, Fault::Slow { ms: 9_000 }]),
             "permanent" => Self::even(
@@ -274,7 +284,7 @@ impl FaultMix {
                     vec![
                         Fault::http(500),
                         Fault::http(503),
-                        Fault::Html { status: 502 },
+                        Fault::gateway(503),
                         Fault::http(429),
                         Fault::throttled("1"),
                         Fault::error(130_429),
@@ -304,6 +314,8 @@ impl FaultMix {
             Fault::Garbage { accepted: false },
             Fault::Empty { accepted: true },
             Fault::NoId { accepted: true },
+            Fault::gateway(502),
+            Fault::Html { status: 504, accepted: true },
         ]
     }
 

@@ -160,7 +160,7 @@ impl Request<'_> {
             Fault::Http { status, body, retry_after } => {
                 with_retry_after(text_answer(status_code(status), "text/plain", body), retry_after.as_deref())
             }
-            Fault::Html { status } => text_answer(status_code(status), "text/html; charset=utf-8", GATEWAY_PAGE),
+            Fault::Html { status, .. } => text_answer(status_code(status), "text/html; charset=utf-8", GATEWAY_PAGE),
             Fault::Garbage { .. } => text_answer(StatusCode::OK, "application/json", "{\"messages\":[{\"id\":\"wam"),
             Fault::Empty { .. } => text_answer(StatusCode::OK, "application/json", ""),
             Fault::NoId { .. } => {
@@ -272,10 +272,10 @@ fn takes(fault: &Fault) -> bool {
         Fault::Garbage { accepted }
         | Fault::Empty { accepted }
         | Fault::NoId { accepted }
-        | Fault::HalfAnswer { accepted } => *accepted,
+        | Fault::HalfAnswer { accepted }
+        | Fault::Html { accepted, .. } => *accepted,
         Fault::Error { .. }
         | Fault::Http { .. }
-        | Fault::Html { .. }
         | Fault::HangBefore
         | Fault::AcceptLate { .. }
         | Fault::CutBefore { .. } => false,

@@ -41,7 +41,7 @@ async fn text_and_template_reach_the_provider_once_and_become_sent(
 
 #[rstest]
 #[case::server_error(Fault::http(500))]
-#[case::gateway_page(Fault::Html { status: 502 })]
+#[case::gateway_page(Fault::gateway(503))]
 #[case::unavailable(Fault::error(131_016))]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ac_41_a_provider_that_fails_for_now_is_asked_again(

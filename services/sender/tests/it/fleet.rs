@@ -49,7 +49,7 @@ async fn a_conversation_arrives_in_the_order_it_was_accepted_whatever_is_tried_a
     let world = World::new(Setup { conversations: 4, ..Setup::on(stack) }).await;
     world.provider.set_faults(FaultMix::even(
         0.4,
-        vec![Fault::http(500), Fault::Html { status: 502 }, Fault::error(131_000), Fault::Slow { ms: 150 }],
+        vec![Fault::http(500), Fault::gateway(503), Fault::error(131_000), Fault::Slow { ms: 150 }],
     ));
     let senders = [world.sender_of_its_own("sender-1").await, world.sender_of_its_own("sender-2").await];
     let mut messages = Vec::new();

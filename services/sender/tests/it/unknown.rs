@@ -13,6 +13,7 @@ use store::receipt::{self, NewReceipt};
 #[case::half_an_answer(Fault::HalfAnswer { accepted: true })]
 #[case::rubbish(Fault::Garbage { accepted: true })]
 #[case::no_id(Fault::NoId { accepted: true })]
+#[case::gateway_timeout(Fault::Html { status: 504, accepted: true })]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_may_have_been_taken_waits_blocks_its_lane_and_is_settled_by_evidence(
     #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,

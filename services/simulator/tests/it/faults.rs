@@ -31,7 +31,7 @@ fn sums(simulator: &Simulator) -> (u64, u64, u64) {
 )]
 #[case::internal(Fault::http(500), 500, "", None)]
 #[case::unavailable(Fault::http(503), 503, "", None)]
-#[case::gateway(Fault::Html { status: 502 }, 502, "<!DOCTYPE html>", None)]
+#[case::unavailable_page(Fault::gateway(503), 503, "<!DOCTYPE html>", None)]
 #[case::app_limit(Fault::error(4), 400, r#""code":4,"#, None)]
 #[case::waba_limit(Fault::error(80007), 429, r#""code":80007,"#, None)]
 #[case::throughput(Fault::error(130_429), 429, r#""code":130429,"#, None)]
@@ -70,6 +70,20 @@ async fn a_senseless_200_may_hide_an_acceptance(
     let id = serde_json::from_str::<serde_json::Value>(&raw.body()).ok();
     assert!(id.is_none_or(|json| json["messages"][0]["id"].is_null()), "{}", raw.text());
     assert_eq!(sums(&simulator), (1, 1, 1));
+}
+
+#[rstest]
+#[case::bad_gateway(502, false)]
+#[case::bad_gateway_behind_which_it_was_taken(502, true)]
+#[case::gateway_timeout(504, false)]
+#[case::gateway_timeout_behind_which_it_was_taken(504, true)]
+#[tokio::test]
+async fn a_gateways_page_may_hide_an_acceptance(#[case] status: u16, #[case] accepted: bool) {
+    let simulator = with(Fault::Html { status, accepted }).await;
+    let raw = send(simulator.address(), &text(RITA, "x", CORRELATION)).await;
+    assert_eq!(raw.status(), status);
+    assert!(raw.body().starts_with("<!DOCTYPE html>"), "{}", raw.text());
+    assert_eq!(sums(&simulator), (u64::from(accepted), 1, u64::from(accepted)));
 }
 
 #[rstest]

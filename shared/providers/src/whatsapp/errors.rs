@@ -23,6 +23,11 @@ object! {
 }
 
 impl ErrorObject<'_> {
+    /// Whether Graph spoke at all: a gateway's page, an empty body or somebody else's JSON has none of these.
+    pub(super) fn is_there(&self) -> bool {
+        self.code.get().is_some() || self.is_transient.0.is_some() || !self.words().is_empty()
+    }
+
     /// The provider's words, from the general to the particular: `Message undeliverable: Recipient is not reachable`. Empty
     /// when it has none.
     pub(crate) fn words(&self) -> String {

@@ -112,10 +112,16 @@ fn by_meaning(meaning: Meaning, reply: &Reply, error: &ErrorObject<'_>) -> SendE
     }
 }
 
+/// What is left when no code decides. Graph's own 5xx, also without a body, says that nothing was taken. A 502 or 504
+/// without an error object of Graph's is a gateway's word: it could not read the answer, or did not wait for it, so the
+/// request may well have been taken, and sending again could send twice.
 fn by_http_status(reply: &Reply, error: &ErrorObject<'_>) -> SendError {
     let meaning = match reply.status {
         // Perhaps it was taken and the answer is damaged: only a status webhook can tell.
         200..=299 => return SendError::OutcomeUnknown(format!("HTTP {} without a message id", reply.status)),
+        502 | 504 if !error.is_there() => {
+            return SendError::OutcomeUnknown(format!("HTTP {} from a gateway on the way", reply.status));
+        }
         429 => Meaning::Throttled(ThrottleScope::Account, AT_ONCE),
         _ if error.is_transient.0 == Some(true) => Meaning::Transient(AT_ONCE, None),
         500.. => Meaning::Transient(AT_ONCE, None),

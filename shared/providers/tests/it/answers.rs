@@ -92,14 +92,27 @@ fn class(answer: &Result<Accepted, SendError>) -> &'static str {
         Err(SendError::Throttled { scope: Pair, .. }) => "slower pair",
         Err(SendError::Throttled { scope: App, .. }) => "slower app",
         Err(SendError::Throttled { scope: Parent, .. }) => "slower parent",
+        Err(SendError::OutcomeUnknown(_)) => "unknown",
         Err(_) => "another",
     }
 }
 
 #[rstest]
 #[case(500, "", "later")]
-#[case(502, "<html>bad gateway</html>", "later")]
+#[case(500, "<html>sorry</html>", "later")]
+#[case(503, "", "later")]
+#[case(503, "<html>sorry</html>", "later")]
 #[case(503, r#"{"error":{"message":"no code","type":"x"}}"#, "later")]
+#[case::gateway_page(502, "<html>bad gateway</html>", "unknown")]
+#[case::gateway_without_words(502, "", "unknown")]
+#[case::gateway_gave_up(504, "", "unknown")]
+#[case::gateway_gave_up_with_a_page(504, "<html>gateway timeout</html>", "unknown")]
+#[case::gateway_in_json(504, r#"{"status":504,"title":"Gateway Timeout"}"#, "unknown")]
+#[case::gateway_with_an_empty_error(502, r#"{"error":{}}"#, "unknown")]
+#[case::gateway_with_an_error_of_its_own_form(502, r#"{"error":"upstream"}"#, "unknown")]
+#[case::graphs_own_502(502, r#"{"error":{"message":"no code","type":"x"}}"#, "later")]
+#[case::graphs_own_504(504, r#"{"error":{"is_transient":true}}"#, "later")]
+#[case::graphs_own_with_an_unknown_code(504, fixture!("answer_unknown"), "later")]
 #[case(500, fixture!("answer_unknown"), "later")]
 #[case(400, "", "never")]
 #[case(404, "<html>not found</html>", "never")]
@@ -126,7 +139,7 @@ fn without_a_known_code_the_http_status_decides(#[case] status: u16, #[case] bod
 #[case("never", &[138000, 138999, 139000, 139999, 147000, 147999])]
 fn a_known_code_decides_whatever_the_http_status(#[case] want: &str, #[case] codes: &[i64]) {
     for code in codes {
-        for status in [200, 400, 401, 403, 404, 429, 500, 503] {
+        for status in [200, 400, 401, 403, 404, 429, 500, 502, 503, 504] {
             for body in [
                 format!(r#"{{"error":{{"code":{code},"message":"m"}}}}"#),
                 format!(r#"{{"error":{{"code":"{code}","is_transient":true}}}}"#),

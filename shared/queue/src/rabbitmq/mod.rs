@@ -39,6 +39,11 @@ const STEP_DEADLINE: Duration = Duration::from_secs(5);
 /// Heartbeat we ask for, in seconds. Silence is noticed sooner, by the pings of [`link`].
 const HEARTBEAT: u16 = 10;
 
+/// Longest frame we ask for, in bytes. lapin keeps room for 32 frames in each direction of each connection, which with the
+/// broker's own 128 KB is 16 MB for our two connections. Longer bodies travel in several frames; the headers of a message
+/// must fit one.
+const FRAME_MAX: u32 = 32 * 1024;
+
 /// This process' RabbitMQ.
 #[derive(Debug)]
 pub(crate) struct RabbitMq {
@@ -56,10 +61,16 @@ pub(crate) fn check_url(url: &str) -> Result<AMQPUri, OpenError> {
     url.parse::<AMQPUri>().map_err(OpenError::BadUrl)
 }
 
+/// What the URL leaves open is asked for as suits us.
+fn with_defaults(mut uri: AMQPUri) -> AMQPUri {
+    uri.query.heartbeat.get_or_insert(HEARTBEAT);
+    uri.query.frame_max.get_or_insert(FRAME_MAX);
+    uri
+}
+
 impl RabbitMq {
     pub(crate) fn open(url: &str, options: QueueOptions) -> Result<Arc<Self>, OpenError> {
-        let mut uri = check_url(url)?;
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        let uri = with_defaults(check_url(url)?);
         let name = format!("roost/{}/{}", options.role, options.instance);
         let health = Arc::new(HealthBoard::new());
         let counters = Arc::new(Counters::default());
@@ -160,4 +171,17 @@ fn words(error: &lapin::Error) -> String {
         }
     }
     Short(error).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_short_unless_the_url_says_otherwise() {
+        let frame_max = |url| with_defaults(check_url(url).unwrap()).query.frame_max;
+        assert_eq!(frame_max("amqp://guest:guest@mq:5672/%2f"), Some(32 * 1024));
+        assert_eq!(frame_max("amqp://guest:guest@mq:5672/%2f?heartbeat=5"), Some(32 * 1024));
+        assert_eq!(frame_max("amqp://guest:guest@mq:5672/%2f?frame_max=131072"), Some(128 * 1024));
+    }
 }

@@ -85,7 +85,7 @@ pub(crate) async fn next_ids(tx: &mut Tx, table: Numbered, count: usize) -> Resu
     }
 }
 
-fn pg(tx: &mut PgTx) -> &mut sqlx::PgConnection {
+fn pg(tx: &mut PgTx) -> &mut crate::Line {
     tx.conn()
 }
 

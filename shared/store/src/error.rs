@@ -1,5 +1,6 @@
 //! What can go wrong with a statement, sorted by what the caller should do.
 
+use crate::line::is_silence;
 use sqlx::error::DatabaseError;
 
 /// The result of a statement.
@@ -10,19 +11,25 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub enum StoreError {
     /// The database or its driver said no.
     #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// The migrations could not run.
     #[error("migration: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// A store URL that no backend serves.
     #[error("{0}")]
     BadUrl(String),
-    /// The database gave no answer in the caller's time. What was asked may have happened.
+    /// The database gave no answer in time. What was asked may have happened.
     #[error("the database does not answer")]
     Unanswered,
     /// What the caller remembered about rows turned out to be stale, again and again.
     #[error("what is remembered does not fit the rows")]
     Stale,
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if is_silence(&error) { StoreError::Unanswered } else { StoreError::Database(error) }
+    }
 }
 
 impl StoreError {

@@ -1,6 +1,7 @@
 //! Migrations: embedded, forward only, expand then contract, the same numbers and names on both databases.
 
 use crate::open::Pools;
+use crate::tx::on_backend;
 use crate::{Result, Store};
 use sqlx::AssertSqlSafe;
 use sqlx::SqlSafeStr as _;
@@ -81,17 +82,12 @@ impl Store {
         const NEWEST: &str = "SELECT coalesce(max(version), 0) FROM _sqlx_migrations WHERE success";
         const EXISTS_PG: &str = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
         const EXISTS_SQLITE: &str = "SELECT count(*) > 0 FROM sqlite_master WHERE name = '_sqlx_migrations'";
-        let have: i64 = match &self.pools {
-            Pools::Postgres(pool) => match sqlx::query_scalar::<_, bool>(EXISTS_PG).fetch_one(pool).await? {
-                true => sqlx::query_scalar(NEWEST).fetch_one(pool).await?,
-                false => 0,
-            },
-            Pools::Sqlite { writer, .. } => {
-                match sqlx::query_scalar::<_, bool>(EXISTS_SQLITE).fetch_one(writer).await? {
-                    true => sqlx::query_scalar(NEWEST).fetch_one(writer).await?,
-                    false => 0,
-                }
-            }
+        let mut tx = self.look().await?;
+        let exists = if tx.is_postgres() { EXISTS_PG } else { EXISTS_SQLITE };
+        let exists: bool = on_backend!(&mut tx, conn => sqlx::query_scalar(exists).fetch_one(conn).await?);
+        let have: i64 = match exists {
+            true => on_backend!(&mut tx, conn => sqlx::query_scalar(NEWEST).fetch_one(conn).await?),
+            false => 0,
         };
         let need = newest();
         Ok(if have >= need { SchemaState::Fits } else { SchemaState::TooOld { have, need } })

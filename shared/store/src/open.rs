@@ -1,6 +1,7 @@
 //! Opening the database the URL names.
 
 use crate::changes::Changes;
+use crate::line::Line;
 use crate::tx::PgTx;
 use crate::{Result, StoreError, Tx};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
@@ -61,6 +62,12 @@ impl StoreOptions {
             schema: "roost".to_owned(),
         }
     }
+
+    /// Longest wait for the end of a statement (PostgreSQL): well past the server's own limit, which a server that is
+    /// suspended or cut off does not keep. The connection is given up then.
+    pub fn answer_within(&self) -> Duration {
+        self.statement_timeout * 2
+    }
 }
 
 /// An open database. Cheap to clone.
@@ -69,6 +76,7 @@ pub struct Store {
     pub(crate) pools: Pools,
     pub(crate) changes: Arc<Changes>,
     pub(crate) schema: Arc<str>,
+    pub(crate) patience: Duration,
 }
 
 #[derive(Clone, Debug)]
@@ -91,39 +99,56 @@ impl Store {
             StoreUrl::Postgres(url) => Pools::Postgres(open_postgres(url, options)?),
             StoreUrl::Sqlite(path) => open_sqlite(path, options).await?,
         };
-        let changes = Arc::new(Changes::new(&pools));
-        Ok(Store { pools, changes, schema: options.schema.as_str().into() })
+        let patience = options.answer_within();
+        let changes = Arc::new(Changes::new(&pools, patience));
+        Ok(Store { pools, changes, schema: options.schema.as_str().into(), patience })
     }
 
     /// Begins a transaction that may write. On SQLite it takes the writer at once (`BEGIN IMMEDIATE`), so that it cannot
     /// fail half way for another's sake.
     /// # Errors
-    /// When no connection could be had within `acquire_timeout`.
+    /// When no connection could be had within `acquire_timeout`, or the server does not answer.
     pub async fn begin(&self) -> Result<Tx> {
-        Ok(match &self.pools {
-            Pools::Postgres(pool) => Tx::Postgres(PgTx::Transaction(pool.begin().await?)),
-            Pools::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
-        })
+        self.writing(Some("BEGIN")).await
     }
 
     /// For a single writing statement: on PostgreSQL it commits by itself, without two more round trips.
     /// # Errors
     /// As [`Store::begin`].
     pub async fn autocommit(&self) -> Result<Tx> {
+        self.writing(None).await
+    }
+
+    async fn writing(&self, begin: Option<&'static str>) -> Result<Tx> {
         Ok(match &self.pools {
-            Pools::Postgres(pool) => Tx::Postgres(PgTx::Autocommit(pool.acquire().await?)),
+            Pools::Postgres(pool) => Tx::Postgres(self.line(pool, begin).await?),
             Pools::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
         })
+    }
+
+    async fn line(&self, pool: &PgPool, begin: Option<&'static str>) -> Result<PgTx> {
+        let mut line = Line::take(pool, self.patience).await?;
+        if let Some(begin) = begin {
+            line.begin(begin).await?;
+        }
+        Ok(PgTx::on(line))
     }
 
     /// Begins a transaction that only reads, from one snapshot; on SQLite it never waits for the writer.
     /// # Errors
     /// As [`Store::begin`].
     pub async fn read(&self) -> Result<Tx> {
+        const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         Ok(match &self.pools {
-            Pools::Postgres(pool) => Tx::Postgres(PgTx::Transaction(
-                pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?,
-            )),
+            Pools::Postgres(pool) => Tx::Postgres(self.line(pool, Some(READ)).await?),
+            Pools::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
+        })
+    }
+
+    /// For a single reading statement: as [`Store::read`] without two more round trips on PostgreSQL.
+    pub(crate) async fn look(&self) -> Result<Tx> {
+        Ok(match &self.pools {
+            Pools::Postgres(pool) => Tx::Postgres(self.line(pool, None).await?),
             Pools::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
         })
     }
@@ -132,15 +157,7 @@ impl Store {
     /// # Errors
     /// When it does not.
     pub async fn ping(&self) -> Result<()> {
-        match &self.pools {
-            Pools::Postgres(pool) => {
-                sqlx::query("SELECT 1").execute(pool).await?;
-            }
-            Pools::Sqlite { readers, .. } => {
-                sqlx::query("SELECT 1").execute(readers).await?;
-            }
-        }
-        Ok(())
+        self.look().await?.ping().await
     }
 
     /// Whether this is the one-process store.

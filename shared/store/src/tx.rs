@@ -1,11 +1,10 @@
 //! A transaction on either database, and the macro that runs one text on both.
 
 use crate::Result;
+use crate::line::Line;
 use domain::Timestamp;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, Postgres};
+use sqlx::Transaction;
 use sqlx::sqlite::Sqlite;
-use sqlx::{Connection as _, Transaction};
 
 /// A transaction. Dropped without [`Tx::commit`], it rolls back.
 #[derive(Debug)]
@@ -16,22 +15,19 @@ pub enum Tx {
     Sqlite(Transaction<'static, Sqlite>),
 }
 
-/// A PostgreSQL transaction, or a connection on which every statement commits by itself.
+/// A PostgreSQL transaction, or a connection on which every statement commits by itself: that saves two round trips where
+/// there is only one statement.
 #[derive(Debug)]
-pub enum PgTx {
-    /// `BEGIN … COMMIT`.
-    Transaction(Transaction<'static, Postgres>),
-    /// One statement is one transaction: saves two round trips where there is only one statement.
-    Autocommit(PoolConnection<Postgres>),
-}
+pub struct PgTx(Line);
 
 impl PgTx {
-    /// The connection to run statements on.
-    pub fn conn(&mut self) -> &mut PgConnection {
-        match self {
-            PgTx::Transaction(tx) => &mut *tx,
-            PgTx::Autocommit(conn) => &mut *conn,
-        }
+    pub(crate) fn on(line: Line) -> Self {
+        Self(line)
+    }
+
+    /// The line to run statements on. Each has a deadline ([`crate::StoreOptions::answer_within`]).
+    pub fn conn(&mut self) -> &mut Line {
+        &mut self.0
     }
 }
 
@@ -60,8 +56,7 @@ impl Tx {
     /// that doing it again is harmless.
     pub async fn commit(self) -> Result<()> {
         match self {
-            Tx::Postgres(PgTx::Transaction(tx)) => tx.commit().await?,
-            Tx::Postgres(PgTx::Autocommit(_)) => {}
+            Tx::Postgres(mut tx) => tx.conn().end("COMMIT").await?,
             Tx::Sqlite(tx) => tx.commit().await?,
         }
         Ok(())
@@ -72,8 +67,7 @@ impl Tx {
     /// When the connection is gone (the database then rolls back by itself).
     pub async fn rollback(self) -> Result<()> {
         match self {
-            Tx::Postgres(PgTx::Transaction(tx)) => tx.rollback().await?,
-            Tx::Postgres(PgTx::Autocommit(_)) => {}
+            Tx::Postgres(mut tx) => tx.conn().end("ROLLBACK").await?,
             Tx::Sqlite(tx) => tx.rollback().await?,
         }
         Ok(())
@@ -102,7 +96,7 @@ impl Tx {
     /// # Errors
     /// When it gives none.
     pub async fn ping(&mut self) -> Result<()> {
-        on_backend!(self, conn => conn.ping().await?);
+        on_backend!(self, conn => { sqlx::query("SELECT 1").execute(conn).await?; });
         Ok(())
     }
 }

@@ -21,4 +21,5 @@ mod receipt;
 mod results;
 mod schema;
 mod sending;
+mod silence;
 mod sql;

@@ -3,9 +3,15 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
+/// What a newcomer does first, and what a script needs to know.
+const AFTERWORD: &str = "\
+To try it:      roost up --demo
+On a server:    roost migrate, then roost ingress, ingest, inbox and sender, each with --config FILE
+Exit codes:     0 done, 1 it failed, 64 something has to be changed first (nothing was started)";
+
 /// Messaging fleet behind a CRM inbox: webhooks in, messages out, nothing lost, nothing sent twice.
 #[derive(Debug, Parser)]
-#[command(name = "roost", version, max_term_width = 100)]
+#[command(name = "roost", version, max_term_width = 100, after_help = AFTERWORD)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -60,7 +60,8 @@ impl Foundation {
         let store = if roles == [Role::Ingress] {
             None
         } else {
-            Some(Store::open(&store_options(&config, &instance)).await.context("the store cannot be opened")?)
+            let opened = Store::open(&store_options(&config, &instance)).await;
+            Some(opened.context("the store cannot be opened; [store] url says where it is")?)
         };
         let url = match &config.queue.place {
             QueuePlace::RabbitMq(url) => QueueUrl::Amqp(url.clone()),
@@ -73,7 +74,7 @@ impl Foundation {
             instance: instance.clone(),
         };
         let queue = Queue::open(options).await.context("the queue cannot be opened")?;
-        let blobs = Blobs::open(&config.blobs).context("the object store cannot be opened")?;
+        let blobs = Blobs::open(&config.blobs).context("[media] url names a folder that cannot be used")?;
 
         let clock = config.clock();
         Ok(Self { config: Arc::new(config), clock, instance, health, metrics, queue, store, blobs })
@@ -81,7 +82,9 @@ impl Foundation {
 
     /// Keeps health and gauges true from now on. Not ready before the first look has gone well.
     pub(crate) fn watch(&self, stop: &CancellationToken) {
-        tokio::spawn(watch_queue(self.queue.clone(), self.health.part("queue"), self.metrics.clone()));
+        let watch = watch_queue(self.queue.clone(), self.health.part("queue"), self.metrics.clone());
+        // A queue that we close ourselves is no news.
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watch));
         if let Some(store) = &self.store {
             tokio::spawn(watch_store(store.clone(), self.health.part("store"), stop.clone()));
         }
@@ -110,7 +113,8 @@ async fn watch_queue(queue: Queue, part: Part, metrics: Metrics) {
         metrics.broker(now.is_up() || matches!(now, QueueHealth::Blocked(_)), matches!(now, QueueHealth::Blocked(_)));
         match now {
             QueueHealth::Up => part.ready(),
-            QueueHealth::Connecting => part.not_ready("connecting to the broker"),
+            // It has not said anything yet.
+            QueueHealth::Connecting => {}
             QueueHealth::Down(reason) => part.not_ready(format!("the broker is away: {reason}")),
             QueueHealth::Blocked(reason) => part.not_ready(format!("the broker takes nothing for now: {reason}")),
         }

@@ -36,7 +36,7 @@ pub fn main() -> ExitCode {
             ExitCode::from(EXIT_USAGE)
         }
         Err(Failure::Broken(error)) => {
-            tell(&format!("roost: {error:#}"));
+            tell(&format!("roost: {}", in_one_line(&error)));
             ExitCode::FAILURE
         }
     }
@@ -76,6 +76,19 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::User(UserCommand::Hash) => users::hash(),
         Command::Simulator(options) => simulate::run(&options),
     }
+}
+
+/// An error and its causes, each said once: many of them repeat their cause's words.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        if told.is_empty() {
+            cause
+        } else if told.ends_with(&cause) {
+            told
+        } else {
+            format!("{told}: {cause}")
+        }
+    })
 }
 
 /// A line for the person at the terminal.

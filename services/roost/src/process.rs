@@ -5,7 +5,7 @@ use crate::foundation::{Foundation, store_options};
 use crate::{Failure, config, demo, print, roles, tell};
 use anyhow::Context as _;
 use runtime::config::{ApiToken, QueuePlace, StorePlace, token_digest};
-use runtime::health::Admin;
+use runtime::health::{Admin, Health};
 use runtime::http_server::Server;
 use runtime::metrics::Metrics;
 use runtime::shutdown::{Roles, stop_on_signals};
@@ -53,9 +53,7 @@ pub(crate) fn up(args: &Up) -> Result<ExitCode, Failure> {
         roles::start(&foundation, &Role::ALL, listener, &mut running, Some(login.clone()), Some(own_token)).await?;
         let health = foundation.health.clone();
         tokio::spawn(async move {
-            while !health.is_ready() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            ready(&health).await;
             welcome(begun, &addresses, &login, &token);
         });
         let ended = running.until_stopped().await;
@@ -96,6 +94,7 @@ pub(crate) fn roles(first: Role, args: &RoleArgs) -> Result<ExitCode, Failure> {
             "Roost {} started",
             names.join(" and ")
         );
+        tokio::spawn(tell_when_ready(foundation.health.clone(), names.join(" and ")));
         let ended = running.until_stopped().await;
         foundation.close().await;
         Ok(ended.into())
@@ -112,10 +111,19 @@ pub(crate) fn migrate(file: &ConfigFile) -> Result<ExitCode, Failure> {
             make_data_dir(&config)?;
         }
         let store = store::Store::open(&store_options(&config, "migrate")).await?;
-        store.migrate().await.context("the schema could not be brought up to date")?;
+        let migrated = store.migrate().await;
         store.close().await;
-        print("The schema is up to date.");
-        Ok(ExitCode::SUCCESS)
+        match migrated {
+            Ok(()) => {
+                print("The schema is up to date.");
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(error) if error.is_transient() => {
+                let away = "the database cannot be reached: start it, or correct [store] url";
+                Err(anyhow::Error::from(error).context(away).into())
+            }
+            Err(error) => Err(anyhow::Error::from(error).context("the schema could not be brought up to date").into()),
+        }
     })
 }
 
@@ -135,8 +143,15 @@ fn threads(roles: &[Role], config: &Config) -> std::io::Result<tokio::runtime::R
 }
 
 fn listen(config: &Config, metrics: &Metrics) -> Result<(Server, Server), Failure> {
-    let bind = |address| Server::bind(address, config.http.limits.clone(), metrics.clone()).map_err(Failure::usage);
-    Ok((bind(config.http.listen)?, bind(config.http.admin_listen)?))
+    let bind = |address, key: &str| {
+        Server::bind(address, config.http.limits.clone(), metrics.clone()).map_err(|error| {
+            Failure::Usage(format!(
+                "{error}: choose another address with {key} in [http] (or ROOST_HTTP_{}), or stop what has this one.",
+                key.to_uppercase()
+            ))
+        })
+    };
+    Ok((bind(config.http.listen, "listen")?, bind(config.http.admin_listen, "admin_listen")?))
 }
 
 /// Metrics, and health with its reasons.
@@ -172,7 +187,7 @@ fn lock(config: &Config) -> Result<Option<File>, Failure> {
         .truncate(false)
         .write(true)
         .open(&path)
-        .with_context(|| path.display().to_string())?;
+        .map_err(|error| unusable_data_dir(config, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(fs::TryLockError::WouldBlock) => Err(Failure::Usage(format!(
@@ -186,8 +201,14 @@ fn lock(config: &Config) -> Result<Option<File>, Failure> {
 /// Customers' words are in it: nobody else on the machine may look.
 fn make_data_dir(config: &Config) -> Result<(), Failure> {
     let path = &config.data_dir;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| path.display().to_string())?;
-    Ok(())
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| unusable_data_dir(config, &error))
+}
+
+fn unusable_data_dir(config: &Config, error: &std::io::Error) -> Failure {
+    Failure::Usage(format!(
+        "The folder {} cannot be used ({error}): set data_dir to one that this user may write to.",
+        config.data_dir.display()
+    ))
 }
 
 /// A token for this run, kept where only the owner of `data_dir` can read it.
@@ -234,6 +255,18 @@ async fn migrate_when_reachable(foundation: &Foundation, stop: &CancellationToke
     }
 }
 
+async fn ready(health: &Health) {
+    while !health.is_ready() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Whoever started it wants to know when it can do its job.
+async fn tell_when_ready(health: Health, names: String) {
+    ready(&health).await;
+    tracing::info!("Roost {names}: ready");
+}
+
 struct Addresses {
     front: String,
     admin: String,
@@ -248,7 +281,7 @@ fn welcome(begun: Instant, addresses: &Addresses, login: &str, token: &std::path
     if let Some(phone) = phone {
         print(&format!("  Customer's phone  {phone}/"));
     }
-    print(&format!("  API token         {}", token.display()));
+    print(&format!("  API token         in {}", token.display()));
     print(&format!("  Metrics, health   {admin}/metrics  {admin}/readyz\n"));
     match phone {
         Some(_) => print("Open the login link and the phone side by side: write as the customer, answer in the inbox."),

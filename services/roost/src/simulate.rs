@@ -3,7 +3,7 @@
 use crate::cli::Simulator as Options;
 use crate::{Failure, print};
 use domain::Secret;
-use simulator::{AccountOptions, PhoneOptions, Simulator, SimulatorOptions};
+use simulator::{AccountOptions, PhoneOptions, Simulator, SimulatorOptions, StartError};
 use std::process::ExitCode;
 
 /// Runs until it is stopped.
@@ -21,7 +21,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
             ..SimulatorOptions::demo()
         })
         .await;
-        let simulator = started.map_err(Failure::usage)?;
+        let simulator = started.map_err(|error| match error {
+            StartError::Listen { .. } => {
+                Failure::Usage(format!("{error}: choose another address with --listen, or stop what has this one."))
+            }
+            error => Failure::usage(error),
+        })?;
         print(&format!("The simulator serves the Graph API and a customer's phone at {}", simulator.url()));
         print(&format!("Its webhooks go to {}", options.webhook_url));
         stop.cancelled().await;

@@ -26,7 +26,7 @@ const SHUTDOWN: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("{address} cannot be listened on ({source})")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -114,7 +114,8 @@ impl Simulator {
 
         let shared = Arc::new(Shared::new(options, address, runtime.clone())?);
         shared.tasks.spawn_on(serve(Arc::clone(&shared), listener), &runtime);
-        tracing::info!(%address, "Simulator listening on {address}");
+        // Whoever starts it tells its address to people.
+        tracing::debug!(%address, "Simulator listening on {address}");
         Ok(Self { shared, _own_runtime: own_runtime })
     }
 

@@ -9,6 +9,9 @@ use http_body_util::Full;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// What a part says before it has said anything.
+const STARTING: &str = "starting";
+
 /// What each part of the process says of itself. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<BTreeMap<String, Option<String>>>>);
@@ -41,7 +44,7 @@ impl Health {
 
     /// Registers a part, which is not ready before it says so.
     pub fn part(&self, name: &str) -> Part {
-        self.parts().insert(name.to_owned(), Some("starting".into()));
+        self.parts().insert(name.to_owned(), Some(STARTING.into()));
         Part { health: self.clone(), name: name.to_owned() }
     }
 
@@ -101,6 +104,10 @@ impl Part {
             return;
         }
         match reason {
+            // Nobody was told of trouble, so nobody waits for its end.
+            None if before.flatten().as_deref() == Some(STARTING) => {
+                tracing::debug!(part = self.name, "{} is ready", self.name);
+            }
             None => tracing::info!(part = self.name, "{} is ready", self.name),
             Some(reason) => tracing::warn!(part = self.name, reason, "{} is not ready: {reason}", self.name),
         }

@@ -5,6 +5,7 @@
 mod acceptance;
 mod browser;
 mod chaos;
+mod command_line;
 mod flows;
 mod outages;
 mod shutdown;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use store::{StoreError, lease};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 /// Something that is done every so often.
 pub(super) trait Job: Send + 'static {
@@ -109,7 +109,7 @@ impl Hold {
         let ours = lease::take(&mut tx, self.name, &context.deps.instance, now + lasts, now).await?;
         tx.commit().await?;
         if ours && self.until.is_none() {
-            info!(job = self.name, "This process keeps {}", self.name);
+            debug!(job = self.name, "This process keeps {}", self.name);
         }
         self.until = ours.then(|| asked + lasts);
         Ok(ours)

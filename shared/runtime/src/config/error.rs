@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, all of it at once.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 /// Everything that is wrong with a configuration. Each problem is one sentence that says what to change; none of them
 /// contains the value of a secret.
@@ -25,6 +26,17 @@ impl ConfigError {
     /// The sentences, in the order of the file.
     pub fn problems(&self) -> &[String] {
         &self.problems
+    }
+}
+
+/// Why a file cannot be read, for the person who named it.
+pub(super) fn why_unread(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "there is no such file".to_owned(),
+        ErrorKind::PermissionDenied => "this user may not read it".to_owned(),
+        ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        ErrorKind::InvalidData => "it is not UTF-8 text".to_owned(),
+        _ => error.to_string(),
     }
 }
 

@@ -26,8 +26,10 @@ pub use tuning::Tuning;
 
 use document::{Entry, Table, Value};
 use domain::{Account, AccountName, Clock, Source, SystemClock, Timestamp};
+use error::why_unread;
 use reader::{Reading, TableReader};
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,7 +92,13 @@ impl Config {
         };
         let text = match &path {
             Some(path) => std::fs::read_to_string(path).map_err(|error| {
-                ConfigError::one(format!("The configuration {} cannot be read: {}.", path.display(), error.kind()))
+                ConfigError::one(match error.kind() {
+                    ErrorKind::NotFound => format!(
+                        "There is no configuration file {}: correct --config or ROOST_CONFIG, or leave both out to run on defaults.",
+                        path.display()
+                    ),
+                    _ => format!("The configuration {} cannot be read: {}.", path.display(), why_unread(&error)),
+                })
             })?,
             None => String::new(),
         };

@@ -2,6 +2,7 @@
 //! known one is suggested.
 
 use super::document::{Entry, Table, Value};
+use super::error::why_unread;
 use super::{ConfigError, Env, env::is_service_link};
 use domain::Secret;
 use std::cell::RefCell;
@@ -78,10 +79,10 @@ impl<'a> Reading<'a> {
             self.env
                 .get(name)
                 .map(str::to_owned)
-                .ok_or_else(|| format!("the environment variable {name} is not set"))?
+                .ok_or_else(|| format!("the environment variable {name} is not set: set it"))?
         } else if let Some(path) = reference.strip_prefix("file:") {
             let text = std::fs::read_to_string(Path::new(path))
-                .map_err(|error| format!("{path} cannot be read ({})", error.kind()))?;
+                .map_err(|error| format!("{path} cannot be read: {}", why_unread(&error)))?;
             text.trim_end_matches(['\n', '\r']).to_owned()
         } else {
             return Err("it must be a reference, env:NAME or file:/path, not the secret itself".into());
@@ -217,11 +218,11 @@ impl<'r, 'e> TableReader<'r, 'e> {
         let found = words.iter().find(|word| **word == text).copied();
         if found.is_none() {
             let hint = match nearest(&text, words.iter().copied()) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => "it is one of these words".into(),
+                Some(near) => format!("; did you mean {near:?}?"),
+                None => String::new(),
             };
             let words = words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ");
-            self.wrong(key, format!("must be {words}, not {text:?}; {hint}"));
+            self.wrong(key, format!("must be {words}, not {text:?}{hint}"));
         }
         found
     }

@@ -91,12 +91,10 @@ where
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody else has it.
-    #[error(
-        "{0} is already in use: stop what listens there, or choose another address with [http] listen or admin_listen"
-    )]
+    #[error("{0} is already in use")]
     Taken(SocketAddr),
     /// Any other reason.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("{address} cannot be listened on ({error})")]
     Other {
         /// The address.
         address: SocketAddr,

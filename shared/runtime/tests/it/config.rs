@@ -227,10 +227,10 @@ fn a_secret_can_come_from_a_file_and_its_last_newline_is_not_part_of_it() {
 )]
 // Secrets.
 #[case::literal(&SOURCE.replace("env:META_APP_SECRET", "canary"), "roost.toml line 4: `app_secret` in [[sources]] meta has no value: it must be a reference, env:NAME or file:/path, not the secret itself.")]
-#[case::unset(&SOURCE.replace("META_APP_SECRET", "NOT_SET"), "roost.toml line 4: `app_secret` in [[sources]] meta has no value: the environment variable NOT_SET is not set.")]
+#[case::unset(&SOURCE.replace("META_APP_SECRET", "NOT_SET"), "roost.toml line 4: `app_secret` in [[sources]] meta has no value: the environment variable NOT_SET is not set: set it.")]
 #[case::empty(&SOURCE.replace("META_APP_SECRET", "EMPTY"), "roost.toml line 4: `app_secret` in [[sources]] meta has no value: env:EMPTY is empty.")]
 #[case::short(&SOURCE.replace("META_APP_SECRET", "SHORT"), "roost.toml line 4: `app_secret` in [[sources]] meta has 12 bytes; a signing secret needs at least 16.")]
-#[case::no_file(&SOURCE.replace("env:META_APP_SECRET", "file:/nowhere/secret"), "roost.toml line 4: `app_secret` in [[sources]] meta has no value: /nowhere/secret cannot be read (entity not found).")]
+#[case::no_file(&SOURCE.replace("env:META_APP_SECRET", "file:/nowhere/secret"), "roost.toml line 4: `app_secret` in [[sources]] meta has no value: /nowhere/secret cannot be read: there is no such file.")]
 #[case::none(
     "[[sources]]\nname = \"meta\"\nkind = \"meta\"",
     "roost.toml line 1: [[sources]] meta needs `app_secret`: it is the Meta app's secret, such as [\"env:META_APP_SECRET\"]; without it nobody could tell a forged webhook."
@@ -446,7 +446,18 @@ fn the_file_is_the_named_one_or_the_one_in_the_environment() {
     assert_eq!(Config::load(None, false, &env).unwrap().http.listen.port(), 1002);
     let missing = folder.path().join("missing.toml");
     let error = Config::load(Some(&missing), false, &Env::default()).unwrap_err();
-    assert_eq!(error.to_string(), format!("The configuration {} cannot be read: entity not found.", missing.display()));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "There is no configuration file {}: correct --config or ROOST_CONFIG, or leave both out to run on defaults.",
+            missing.display()
+        )
+    );
+    let error = Config::load(Some(folder.path()), false, &Env::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("The configuration {} cannot be read: it is a folder.", folder.path().display())
+    );
 }
 
 #[test]

@@ -386,10 +386,7 @@ async fn a_taken_port_is_told_in_a_sentence() {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
     let first = Server::bind(address, Limits::default(), Metrics::new()).unwrap();
     let error = Server::bind(first.local_addr(), Limits::default(), Metrics::new()).unwrap_err();
-    let want = format!(
-        "{} is already in use: stop what listens there, or choose another address with [http] listen or admin_listen",
-        first.local_addr()
-    );
+    let want = format!("{} is already in use", first.local_addr());
     assert_eq!(error.to_string(), want);
 }
 

@@ -1,6 +1,29 @@
 //! Rows of `sends`: one per outbound message that is not finished. The lane, the due time, the lease and the attempt are
 //! here; the queue carries only references. A file per thing that happens to a row, in the order of its life.
 
+/// Whether nothing says that an earlier attempt of the row `$s` has got through: a late acceptance that came while a later
+/// attempt was in flight, proof that was parked because a call was open, a message that is SENT. The keeper settles such a
+/// row; until then it is no candidate, or it would be sent twice. A row that was never tried pays nothing for this.
+/// Scalar subqueries, so that PostgreSQL looks into an index for each row, and never reads all attempts into a hash table.
+macro_rules! nothing_heard {
+    ($s:literal) => {
+        concat!(
+            "(",
+            $s,
+            ".attempt = 0 OR ((SELECT h.id FROM send_attempts h WHERE h.message_id = ",
+            $s,
+            ".message_id AND h.generation = ",
+            $s,
+            ".generation AND h.outcome = 'ACCEPTED' LIMIT 1) IS NULL
+       AND (SELECT h.id FROM message_status_events h WHERE h.waits_for_message_id = ",
+            $s,
+            ".message_id AND h.message_id IS NULL LIMIT 1) IS NULL
+       AND (SELECT h.status_rank FROM messages h WHERE h.id = ",
+            $s,
+            ".message_id) < 30))"
+        )
+    };
+}
 pub mod claim;
 pub mod deadline;
 pub mod dispatch;
@@ -18,7 +41,7 @@ use domain::{AccountId, ConversationId, MessageId, SendState, Timestamp};
 
 pub use claim::{Claimed, Claims, claim, claimed_under};
 pub use deadline::{Expired, expire};
-pub use dispatch::{Room, Stale, dispatch, republish, rooms, set_back, stale_accounts, window};
+pub use dispatch::{Room, Stale, dispatch, dispatch_all, republish, rooms, set_back, stale_accounts, window};
 pub use due::fall_due;
 pub use evidence::{Evidence, Silence, Verdict, conclude, note_witnesses, settle_by_evidence, silences};
 pub use expired::{ExpiredLease, expired_leases};

@@ -65,11 +65,11 @@ pub struct Claims<'a> {
 }
 
 /// The address of the conversation under one name: its own identity, which conversations are keyed on, goes before those
-/// known to be the same address.
+/// known to be the same address. By the contact: an index that begins with the kind would be read through.
 macro_rules! address {
     ($kinds:literal) => {
         concat!(
-            "(SELECT i.value FROM contact_identities i WHERE i.contact_id = v.contact_id AND i.kind ",
+            "(SELECT i.value FROM contact_identities i WHERE i.contact_id = v.contact_id AND i.kind || '' ",
             $kinds,
             " AND (i.id = v.contact_identity_id OR i.alias_of_id = v.contact_identity_id)
              ORDER BY CASE WHEN i.alias_of_id IS NULL THEN 0 ELSE 1 END, i.id LIMIT 1)"
@@ -99,29 +99,37 @@ macro_rules! claimed {
     };
 }
 
-/// Claims and reads in one statement.
+/// Claims and reads in one statement. The rows are found by their ids: the state is written so that the index of what is
+/// DISPATCHED cannot be used, or PostgreSQL reads all of it whenever its statistics say that there is little.
 const SEND_CLAIM_PG: &str = concat!(
     "WITH s AS (
   UPDATE sends c SET state = 'IN_FLIGHT', attempt = c.attempt + 1, lease_token = $1, lease_until = $2
-    FROM channel_accounts a LEFT JOIN unnest($5::bigint[], $6::text[]) AS t(account, token) ON t.account = a.id
-   WHERE c.message_id = ANY($4) AND c.state = 'DISPATCHED' AND c.deadline_at > $3
+    FROM unnest($4::bigint[]) AS wanted(id), channel_accounts a
+   WHERE c.message_id = wanted.id AND c.state || '' = 'DISPATCHED' AND c.deadline_at > $3
      AND a.id = c.channel_account_id AND a.status = 'ACTIVE'
-     AND (a.broken_token_sha256 IS NULL OR a.broken_token_sha256 <> coalesce(t.token, ''))
+     AND (a.broken_token_sha256 IS NULL OR NOT EXISTS (SELECT 1 FROM unnest($5::bigint[], $6::text[]) AS t(account, token)
+           WHERE t.account = a.id AND t.token = a.broken_token_sha256))
+     AND ",
+    nothing_heard!("c"),
+    "
   RETURNING c.message_id, c.conversation_id, c.channel_account_id, c.generation, c.attempt, c.traceparent) ",
     claimed!("s")
 );
 
 /// SQLite cannot read what an UPDATE in a WITH returns: it claims, then reads under the token.
-const SEND_CLAIM_SQLITE: &str =
+const SEND_CLAIM_SQLITE: &str = concat!(
     "UPDATE sends SET state = 'IN_FLIGHT', attempt = attempt + 1, lease_token = $1, lease_until = $2
    WHERE message_id IN (SELECT value FROM json_each($4)) AND state = 'DISPATCHED' AND deadline_at > $3
      AND EXISTS (SELECT 1 FROM channel_accounts a
-       LEFT JOIN (SELECT value->>0 AS account, value->>1 AS token FROM json_each($5)) AS t ON t.account = a.id
       WHERE a.id = sends.channel_account_id AND a.status = 'ACTIVE'
-        AND (a.broken_token_sha256 IS NULL OR a.broken_token_sha256 <> coalesce(t.token, '')))";
+        AND (a.broken_token_sha256 IS NULL OR NOT EXISTS (
+               SELECT 1 FROM json_each($5) WHERE value->>0 = a.id AND value->>1 = a.broken_token_sha256)))
+     AND ",
+    nothing_heard!("sends")
+);
 
-/// Claims the rows that are still DISPATCHED, whose account is ACTIVE and whose deadline has not passed. A message that
-/// is not among the answers is somebody else's, done, cancelled, or may not be sent now ([`super::set_back`] then makes it
+/// Claims the rows that are still DISPATCHED, whose account is ACTIVE, whose deadline has not passed, and of which nothing was
+/// heard meanwhile. A message that is not among the answers is somebody else's, done, cancelled, or may not be sent now ([`super::set_back`] then makes it
 /// WAITING again).
 /// # Errors
 /// When the database cannot be reached. Whether the claim was made is then unknown: see [`claimed_under`].

@@ -69,41 +69,98 @@ pub async fn rooms(tx: &mut Tx, only: Option<&[AccountId]>, now: Timestamp) -> R
     })
 }
 
-macro_rules! dispatch {
-    ($lock:literal) => {
+/// A due head of a lane of `$account`, the condition of both databases. The lane is asked row by row, by its index: joined
+/// against itself, the whole table would be read when PostgreSQL thinks that many rows are due.
+macro_rules! due_heads {
+    ($account:literal, $now:literal) => {
         concat!(
-            "UPDATE sends SET state = 'DISPATCHED', dispatched_at = $2 WHERE state = 'WAITING' AND message_id IN (
-  SELECT s.message_id FROM sends s JOIN channel_accounts a ON a.id = s.channel_account_id AND a.status = 'ACTIVE'
-   WHERE s.channel_account_id = $1 AND s.state = 'WAITING' AND s.due_at <= $2 AND s.attempt <= $4
-     AND NOT EXISTS (SELECT 1 FROM sends e WHERE e.conversation_id = s.conversation_id AND e.seq < s.seq)
-   ORDER BY s.bulk, s.due_at LIMIT $3",
-            $lock,
-            ") RETURNING message_id, generation"
+            "s.channel_account_id = ",
+            $account,
+            " AND s.state = 'WAITING' AND s.due_at <= ",
+            $now,
+            "
+     AND s.seq = (SELECT min(e.seq) FROM sends e WHERE e.conversation_id = s.conversation_id)
+     AND ",
+            nothing_heard!("s")
         )
     };
 }
-/// SQLite has one writer: there is nobody whose locks to skip.
-const SEND_DISPATCH: Both = Both { postgres: dispatch!(" FOR UPDATE OF s SKIP LOCKED"), sqlite: dispatch!("") };
 
-/// Marks up to `limit` due heads of the account's lanes DISPATCHED and returns their references, to be published after
-/// the commit. Half of them are kept for sends that were never tried, so that an outage's retries do not hold back what
-/// people write now.
+/// All accounts in one statement and one commit. `due`: for each as many heads as it has room for, in order. Half of the room
+/// is kept for sends that were never tried: where `due` is full and holds fewer of them, `fresh` has more, which go first.
+const SEND_DISPATCH_PG: &str = concat!(
+    "WITH due AS MATERIALIZED (
+  SELECT r.account, r.room, h.* FROM unnest($1::bigint[], $2::bigint[]) AS r(account, room)
+    JOIN channel_accounts a ON a.id = r.account AND a.status = 'ACTIVE'
+    CROSS JOIN LATERAL (SELECT s.message_id, s.attempt, s.bulk, s.due_at FROM sends s WHERE ",
+    due_heads!("r.account", "$3"),
+    " ORDER BY s.bulk, s.due_at LIMIT r.room FOR UPDATE OF s SKIP LOCKED) AS h),
+  crowded AS (SELECT account, room FROM due GROUP BY account, room
+    HAVING count(*) >= room AND count(*) FILTER (WHERE attempt = 0) < greatest(room / 2, 1)),
+  fresh AS MATERIALIZED (
+  SELECT r.account, r.room, h.* FROM crowded r
+    CROSS JOIN LATERAL (SELECT s.message_id, s.attempt, s.bulk, s.due_at FROM sends s WHERE s.attempt = 0 AND ",
+    due_heads!("r.account", "$3"),
+    " ORDER BY s.bulk, s.due_at LIMIT greatest(r.room / 2, 1) FOR UPDATE OF s SKIP LOCKED) AS h),
+  ranked AS (SELECT message_id, room, row_number() OVER (PARTITION BY account ORDER BY turn, bulk, due_at) AS place FROM (
+    SELECT account, room, message_id, bulk, due_at, 0 AS turn FROM fresh
+    UNION ALL
+    SELECT account, room, message_id, bulk, due_at, 1 FROM due
+     WHERE NOT EXISTS (SELECT 1 FROM fresh WHERE fresh.message_id = due.message_id)) AS both_kinds)
+UPDATE sends s SET state = 'DISPATCHED', dispatched_at = $3 FROM ranked
+ WHERE s.message_id = ranked.message_id AND ranked.place <= ranked.room AND s.state || '' = 'WAITING'
+RETURNING s.channel_account_id, s.message_id, s.generation"
+);
+
+/// SQLite knows no LATERAL, and has no locks to skip. Rows tried at most `$4` times.
+const SEND_DISPATCH_SQLITE: &str = concat!(
+    "UPDATE sends SET state = 'DISPATCHED', dispatched_at = $2 WHERE state = 'WAITING' AND message_id IN (
+  SELECT s.message_id FROM sends s JOIN channel_accounts a ON a.id = s.channel_account_id AND a.status = 'ACTIVE' WHERE ",
+    due_heads!("$1", "$2"),
+    " AND s.attempt <= $4 ORDER BY s.bulk, s.due_at LIMIT $3) RETURNING channel_account_id, message_id, generation"
+);
+
+/// Marks due heads of lanes DISPATCHED, of each account at most as many as it has room for, and returns their references, to
+/// be published after the commit. Half of the room is kept for sends that were never tried, so that an outage's retries do
+/// not hold back what people write now.
 /// # Errors
 /// Only when the database cannot be reached.
-pub async fn dispatch(tx: &mut Tx, account: AccountId, limit: i64, now: Timestamp) -> Result<Vec<SendRef>> {
-    let mut refs = heads(tx, account, limit.div_euclid(2).max(1), 0, now).await?;
-    let left = limit - i64::try_from(refs.len()).unwrap_or(limit);
-    if left > 0 {
-        refs.extend(heads(tx, account, left, i16::MAX, now).await?);
+pub async fn dispatch_all(
+    tx: &mut Tx,
+    rooms: &[(AccountId, i64)],
+    now: Timestamp,
+) -> Result<Vec<(AccountId, SendRef)>> {
+    let mut rows: Vec<(i64, i64, i16)> = Vec::new();
+    match tx {
+        Tx::Postgres(tx) => {
+            let (accounts, rooms): (Vec<i64>, Vec<i64>) = rooms.iter().map(|(id, room)| (id.get(), *room)).unzip();
+            let query = sqlx::query_as(SEND_DISPATCH_PG).bind(accounts).bind(rooms).bind(At(now));
+            rows = query.fetch_all(tx.conn()).await?;
+        }
+        Tx::Sqlite(tx) => {
+            for (account, room) in rooms {
+                let mut left = *room;
+                for (most, most_tried) in [(room.div_euclid(2).max(1), 0), (*room, i16::MAX)] {
+                    let query = sqlx::query_as(SEND_DISPATCH_SQLITE).bind(account.get()).bind(At(now));
+                    let query = query.bind(most.min(left)).bind(most_tried);
+                    let heads: Vec<(i64, i64, i16)> = query.fetch_all(&mut **tx).await?;
+                    left -= i64::try_from(heads.len()).unwrap_or(left);
+                    rows.extend(heads);
+                }
+            }
+        }
     }
-    Ok(refs)
+    let reference = |(account, message, generation)| {
+        (AccountId::new(account), SendRef { message: MessageId::new(message), generation })
+    };
+    Ok(rows.into_iter().map(reference).collect())
 }
 
-async fn heads(tx: &mut Tx, account: AccountId, limit: i64, most_tried: i16, now: Timestamp) -> Result<Vec<SendRef>> {
-    let sql = if tx.is_postgres() { SEND_DISPATCH.postgres } else { SEND_DISPATCH.sqlite };
-    let rows: Vec<(i64, i16)> = on_backend!(tx, conn => sqlx::query_as(sql)
-        .bind(account.get()).bind(At(now)).bind(limit).bind(most_tried).fetch_all(conn).await?);
-    Ok(references(rows))
+/// As [`dispatch_all`], for one account.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn dispatch(tx: &mut Tx, account: AccountId, room: i64, now: Timestamp) -> Result<Vec<SendRef>> {
+    Ok(dispatch_all(tx, &[(account, room)], now).await?.into_iter().map(|(_, reference)| reference).collect())
 }
 
 fn references(rows: Vec<(i64, i16)>) -> Vec<SendRef> {
@@ -155,8 +212,12 @@ pub async fn stale_accounts(tx: &mut Tx, before: Timestamp) -> Result<Vec<Stale>
     Ok(on_backend!(tx, conn => sqlx::query_as(SEND_STALE).bind(At(before)).fetch_all(conn).await?))
 }
 
-const SEND_REPUBLISH: &str = "UPDATE sends SET dispatched_at = $3
-    WHERE channel_account_id = $1 AND state = 'DISPATCHED' AND dispatched_at <= $2 RETURNING message_id, generation";
+const SEND_REPUBLISH: &str = concat!(
+    "UPDATE sends SET dispatched_at = $3
+    WHERE channel_account_id = $1 AND state = 'DISPATCHED' AND dispatched_at <= $2 AND ",
+    nothing_heard!("sends"),
+    " RETURNING message_id, generation"
+);
 
 /// The references of the account's rows DISPATCHED before `before`, to be published again: the queue was purged, or the
 /// process died between commit and publish. Each is returned once a minute at most, as it counts as dispatched `now`.

@@ -249,6 +249,69 @@ async fn a_send_past_its_deadline_fails_where_it_waits_and_only_there(
     world.keeps_its_promises().await;
 }
 
+#[rstest]
+#[case::taken_after_all(
+    "INSERT INTO send_attempts (message_id, generation, attempt, outcome, provider_message_id, finished_at)
+     SELECT message_id, generation, 7, 'ACCEPTED', 'wamid.late', created_at FROM sends WHERE attempt > 0"
+)]
+#[case::spoken_of(
+    "INSERT INTO message_status_events (waits_for_message_id, channel_account_id, provider_message_id, status,
+            provider_status, source, occurred_at, received_at)
+     SELECT message_id, channel_account_id, 'wamid.seen', 'DELIVERED', 'delivered', 'PROVIDER', created_at, created_at
+       FROM sends WHERE attempt > 0"
+)]
+#[case::sent(
+    "UPDATE messages SET status = 'SENT', provider_message_id = 'wamid.known.' || id
+      WHERE id IN (SELECT message_id FROM sends WHERE attempt > 0)"
+)]
+#[tokio::test]
+async fn what_an_earlier_attempt_got_through_is_neither_dispatched_nor_published_nor_claimed_again(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[case] heard: &'static str,
+) {
+    let world = World::with(database, 3).await;
+    let waits = world.accept(0, "tried once, waits").await;
+    let dispatched = world.accept(1, "tried once, its reference is in the queue").await;
+    let claimed = world.take("t").await;
+    world.report(&claimed.iter().map(|claim| finished(claim, AttemptOutcome::Retry)).collect::<Vec<_>>()).await;
+    let later = world.now().await + seconds(6);
+    assert_eq!(world.dispatch_at(later, 64).await, [waits, dispatched]);
+    let mut tx = world.store().begin().await.unwrap();
+    send::set_back(&mut tx, &[waits], later).await.unwrap();
+    tx.commit().await.unwrap();
+    let fresh = world.accept(2, "never tried").await;
+    execute(world.store(), heard).await;
+
+    assert_eq!(world.dispatch_at(later, 64).await, [fresh]);
+    assert_eq!(world.claim("t2", &[waits, dispatched, fresh]).await.len(), 1);
+    let mut tx = world.store().begin().await.unwrap();
+    let again = send::republish(&mut tx, world.account, later + seconds(60), later + seconds(120)).await.unwrap();
+    assert_eq!(again, []);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_late_acceptance_while_the_next_attempt_was_in_flight_is_not_forgotten_when_that_one_goes_back(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let message = world.accept(0, "hello").await;
+    let first = world.take("first").await;
+    world.report(&[finished(&first[0], AttemptOutcome::Unknown)]).await;
+    let mut tx = world.store().begin().await.unwrap();
+    let silent = send::silences(&mut tx, 10).await.unwrap();
+    send::conclude(&mut tx, &silent.iter().collect::<Vec<_>>(), send::Verdict::Resend, NOON).await.unwrap();
+    tx.commit().await.unwrap();
+    let second = world.take("second").await;
+    assert_eq!(second[0].attempt, 2);
+    world.report(&[finished(&first[0], AttemptOutcome::Accepted)]).await;
+    assert_eq!(world.state_of(message).await, Some(SendState::InFlight), "the second may be on its way as well");
+    let mut tx = world.store().begin().await.unwrap();
+    assert_eq!(send::give_back(&mut tx, "second", &[message]).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    assert!(world.dispatch_at(world.now().await + seconds(3600), 64).await.is_empty(), "it has been sent");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_dispatchers_at_once_take_each_head_once() {
     let world = World::with(Database::Postgres, 40).await;

@@ -9,6 +9,8 @@ use std::process::Command;
 
 #[path = "architecture/files.rs"]
 mod files;
+#[path = "architecture/names.rs"]
+mod names;
 #[path = "architecture/schema.rs"]
 mod schema;
 
@@ -367,4 +369,21 @@ fn links_in_the_papers_lead_somewhere() {
         }
     }
     assert_none("links that lead nowhere", broken);
+}
+
+#[test]
+fn tests_that_the_papers_name_are_there() {
+    let sources = files_of("", &["rs", "sql"]);
+    let known = names::Known::of(sources.iter().map(|file| file.text.as_str()));
+    let (mut missing, mut seen) = (Vec::new(), 0);
+    for file in files_of("docs", &["md"]) {
+        for name in names::named(&file.text) {
+            seen += 1;
+            if !known.has(name) {
+                missing.push(format!("{} names {name}", file.name));
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} names were found: the reader has gone blind");
+    assert_none("names of nothing", missing);
 }

@@ -292,7 +292,7 @@ impl FaultMix {
                         Fault::Slow { ms: 600 },
                     ],
                 );
-                mix.0.extend(Self::even(0.1, Self::ambiguities()).0);
+                mix.0.extend(Self::even(0.15, Self::ambiguities()).0);
                 mix.0.extend(Self::even(0.02, vec![Fault::error(131_026)]).0);
                 mix
             }

@@ -6,8 +6,9 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use roost_tests::{Api, PHONE_NUMBER_ID, Stack, System, SystemOptions, wait};
-use simulator::{FaultMix, LoadPlan, StatusPlan};
-use std::collections::{HashMap, HashSet};
+use simulator::{FaultMix, LoadPlan, LoadReport, Stats, StatusPlan};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -78,18 +79,77 @@ async fn survive(mut options: SystemOptions, seed: u64) {
         .collect();
     let kills = kill_for(MINUTE, &mut system, seed).await;
     stop.store(true, Ordering::Relaxed);
-    load.stop().await;
+    let load = load.stop().await;
     let mut accepted_sends = 0;
     for task in answering {
         accepted_sends += task.await.unwrap();
     }
-    let ambiguous = system.simulator.stats().calls.ambiguous;
+    let under_faults = system.simulator.stats();
     system.simulator.set_faults(FaultMix::default());
 
     converge(&system).await;
-    assert!(kills >= LEAST_KILLS, "only {kills} kills: this run proves little");
-    assert!(ambiguous >= LEAST_AMBIGUOUS, "only {ambiguous} ambiguous answers: this run proves little");
+    let survived = Survived { seed, kills, load, stats: under_faults, accepted_sends };
+    survived.assert_enough();
     check(&system, accepted_sends).await;
+    eprintln!("{survived}");
+}
+
+/// What a run has been through.
+struct Survived {
+    seed: u64,
+    /// By process.
+    kills: BTreeMap<String, usize>,
+    load: LoadReport,
+    /// When the faults ended.
+    stats: Stats,
+    accepted_sends: usize,
+}
+
+impl Survived {
+    fn assert_enough(&self) {
+        let kills: usize = self.kills.values().sum();
+        assert!(kills >= LEAST_KILLS, "only {kills} kills: this run proves little\n{self}");
+        let ambiguous = self.stats.calls.ambiguous;
+        assert!(ambiguous >= LEAST_AMBIGUOUS, "only {ambiguous} ambiguous answers: this run proves little\n{self}");
+        let LoadReport { duplicates, batches, forged, .. } = self.load;
+        assert!(duplicates.min(batches).min(forged) > 0, "this run proves little\n{self}");
+    }
+
+    /// Answers that were neither an acceptance nor ambiguous, by their names.
+    fn refusals(&self) -> BTreeMap<&str, u64> {
+        let refused = |name: &str| name.starts_with("error_") || name.starts_with("http_") || name == "html_503";
+        self.stats.calls.by_verdict.iter().filter(|(name, _)| refused(name)).map(|(name, n)| (&**name, *n)).collect()
+    }
+}
+
+/// One line, so that a green run says what it was worth.
+impl fmt::Display for Survived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, kills, load, stats: Stats { calls, webhooks, .. }, accepted_sends } = self;
+        let list = |counts: &mut dyn Iterator<Item = (&str, u64)>| -> String {
+            counts.map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
+        };
+        let refusals = self.refusals();
+        write!(
+            f,
+            "chaos, seed {seed}: survived {} kills ({}); {} ambiguous answers to {} calls ({} of them taken), {} refusals ({}); \
+             {} messages in with {} duplicates, {} batches, {} out of order, {} forgeries, {} webhook tries unanswered or \
+             refused; {accepted_sends} messages out",
+            kills.values().sum::<usize>(),
+            list(&mut kills.iter().map(|(name, n)| (name.as_str(), *n as u64))),
+            calls.ambiguous,
+            calls.calls,
+            calls.ambiguous_accepted,
+            refusals.values().sum::<u64>(),
+            list(&mut refusals.iter().map(|(name, n)| (*name, *n))),
+            load.sent.len(),
+            load.duplicates,
+            load.batches,
+            load.reordered,
+            load.forged,
+            webhooks.failed_tries,
+        )
+    }
 }
 
 /// Every customer writes once, so that the window is open and the conversation exists.
@@ -133,17 +193,18 @@ async fn answer(api: Api, conversation: i64, phone: String, stop: Arc<AtomicBool
     accepted
 }
 
-async fn kill_for(time: Duration, system: &mut System, seed: u64) -> usize {
+/// How often each process was killed.
+async fn kill_for(time: Duration, system: &mut System, seed: u64) -> BTreeMap<String, usize> {
     let mut rng = StdRng::seed_from_u64(seed);
     let names: Vec<String> = system.processes.iter().map(|process| process.name.clone()).collect();
-    let (begun, mut kills) = (Instant::now(), 0);
+    let (begun, mut kills) = (Instant::now(), BTreeMap::new());
     while begun.elapsed() < time {
         tokio::time::sleep(Duration::from_millis(rng.random_range(500..1600))).await;
         let name = names.choose(&mut rng).expect("a process");
         let down_for = Duration::from_millis(rng.random_range(0..400));
         let process = system.process(name);
         process.kill().unwrap();
-        kills += 1;
+        *kills.entry(name.clone()).or_default() += 1;
         tokio::time::sleep(down_for).await;
         process.run().unwrap();
     }

@@ -6,20 +6,27 @@
 //! on the way is published again after a minute ([`Dispatcher::republish`]).
 
 use domain::wire::{SendRef, SendRefs};
-use domain::{AccountId, AccountName};
+use domain::{AccountId, AccountName, MessageId};
+use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use queue::topics::OUTBOUND;
 use queue::{PublishError, Queue};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 use store::send::{self, Room, window};
 use store::{Store, StoreError};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 /// References in one queue message: enough to make a message's cost small, few enough that a slow one holds up little.
 const REFS_PER_MESSAGE: usize = 16;
+/// A round that takes longer is not waited for: what it still publishes must not hold up the accounts of the next.
+const SLOW_AFTER: Duration = Duration::from_millis(500);
+/// Rounds that may be under way.
+const ROUNDS: usize = 4;
 
 /// Publishes due heads. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -31,6 +38,7 @@ struct Inner {
     store: Store,
     kicked: Mutex<BTreeSet<AccountId>>,
     wake: Arc<Notify>,
+    under_way: Arc<Semaphore>,
 }
 
 impl Drop for Inner {
@@ -63,7 +71,8 @@ pub struct Dispatched {
 impl Dispatcher {
     /// A dispatcher with a task that carries out kicks. Must be called inside a tokio runtime.
     pub fn new(queue: Queue, store: Store) -> Self {
-        let inner = Arc::new(Inner { queue, store, kicked: Mutex::default(), wake: Arc::default() });
+        let under_way = Arc::new(Semaphore::new(ROUNDS));
+        let inner = Arc::new(Inner { queue, store, kicked: Mutex::default(), wake: Arc::default(), under_way });
         tokio::spawn(carry_out_kicks(Arc::downgrade(&inner), inner.wake.clone()));
         Self(inner)
     }
@@ -111,90 +120,164 @@ async fn carry_out_kicks(dispatcher: Weak<Inner>, wake: Arc<Notify>) {
     }
 }
 
+/// What goes into one account's queue.
+#[derive(Debug)]
+struct Batch {
+    name: AccountName,
+    refs: Vec<SendRef>,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+struct Published {
+    count: usize,
+    failed: Vec<MessageId>,
+}
+
 impl Inner {
-    async fn round(&self, only: Option<Vec<AccountId>>) -> Result<Dispatched, DispatchError> {
+    /// Marks what is due and publishes it, all accounts at the same time. Returns when that is done, or when it takes so long
+    /// that others should not wait for it: then it goes on behind our back, and the rows it is about are nobody else's.
+    async fn round(self: &Arc<Self>, only: Option<Vec<AccountId>>) -> Result<Dispatched, DispatchError> {
+        let place = self.under_way.clone().acquire_owned().await.map_err(|_| PublishError::Closed)?;
+        let batches = self.mark(only).await?;
+        if batches.is_empty() {
+            return Ok(Dispatched::default());
+        }
+        let inner = self.clone();
+        let publishing = tokio::spawn(async move {
+            let _place = place;
+            inner.publish(batches).await
+        });
+        match timeout(SLOW_AFTER, publishing).await {
+            Ok(done) => done.unwrap_or_else(|error| {
+                // It panicked: what it was about is published again in a minute.
+                warn!(%error, "A round of dispatch was lost");
+                Ok(Dispatched::default())
+            }),
+            Err(_) => Ok(Dispatched::default()),
+        }
+    }
+
+    /// DISPATCHED is committed before anything is published.
+    async fn mark(&self, only: Option<Vec<AccountId>>) -> Result<Vec<Batch>, DispatchError> {
         let (now, rooms) = {
-            let mut tx = self.store.read().await?;
+            let mut tx = self.store.look().await?;
             let now = tx.database_now().await?;
             (now, send::rooms(&mut tx, only.as_deref(), now).await?)
         };
-        let mut done = Dispatched::default();
+        let mut names = BTreeMap::new();
+        let mut free = Vec::new();
         for Room { account, name, rate, dispatched } in rooms {
             let room = window(rate) - dispatched;
-            if room <= 0 {
-                continue;
+            if let (1.., Some(name)) = (room, queue_name(&name)) {
+                names.insert(account, name);
+                free.push((account, room));
             }
-            let Some(name) = queue_name(&name) else { continue };
-            // Asked before rows are marked: with the broker away this would only move them back and forth.
-            drop(self.queue.publisher().slot().await?);
-            let mut tx = self.store.autocommit().await?;
-            let refs = send::dispatch(&mut tx, account, room, now).await?;
-            tx.commit().await?;
-            done = self.publish(&name, refs, done).await?;
         }
-        Ok(done)
+        if free.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Asked before rows are marked: with the broker away this would only move them back and forth.
+        drop(self.queue.publisher().slot().await?);
+        let mut tx = self.store.autocommit().await?;
+        let refs = send::dispatch_all(&mut tx, &free, now).await?;
+        tx.commit().await?;
+        let mut batches: BTreeMap<AccountId, Batch> = BTreeMap::new();
+        for (account, reference) in refs {
+            let Some(name) = names.get(&account) else { continue };
+            let batch = batches.entry(account).or_insert_with(|| Batch { name: name.clone(), refs: Vec::new() });
+            batch.refs.push(reference);
+        }
+        Ok(batches.into_values().collect())
     }
 
     async fn republish(&self, after: Duration) -> Result<Dispatched, DispatchError> {
         let (now, stale) = {
-            let mut tx = self.store.read().await?;
+            let mut tx = self.store.look().await?;
             let now = tx.database_now().await?;
             (now, send::stale_accounts(&mut tx, now - after).await?)
         };
-        let mut done = Dispatched::default();
-        for send::Stale { account, name } in stale {
-            let Some(name) = queue_name(&name) else { continue };
-            match self.queue.depth(&OUTBOUND, Some(&name)).await {
-                Ok(depth) if depth.consumers > 0 => {}
-                Ok(_) => continue,
-                Err(error) => {
-                    debug!(%error, account = %name, "The queue of {name} cannot be asked for its consumers");
-                    continue;
-                }
-            }
+        let heard: Vec<_> = stale.into_iter().map(|one| self.with_a_consumer(one)).collect();
+        let mut batches = Vec::new();
+        for (account, name) in join_all(heard).await.into_iter().flatten() {
             let mut tx = self.store.autocommit().await?;
             let refs = send::republish(&mut tx, account, now - after, now).await?;
             tx.commit().await?;
             if !refs.is_empty() {
                 warn!(account = %name, count = refs.len(), "{} references of {name} were not claimed; publishing them again", refs.len());
+                batches.push(Batch { name, refs });
             }
-            done = self.publish(&name, refs, done).await?;
+        }
+        self.publish(batches).await
+    }
+
+    /// The account, if somebody takes what is in its queue.
+    async fn with_a_consumer(&self, send::Stale { account, name }: send::Stale) -> Option<(AccountId, AccountName)> {
+        let name = queue_name(&name)?;
+        match self.queue.depth(&OUTBOUND, Some(&name)).await {
+            Ok(depth) if depth.consumers > 0 => Some((account, name)),
+            Ok(_) => None,
+            Err(error) => {
+                debug!(%error, account = %name, "The queue of {name} cannot be asked for its consumers");
+                None
+            }
+        }
+    }
+
+    /// Publishes references; those that fail go back to the lane.
+    async fn publish(&self, batches: Vec<Batch>) -> Result<Dispatched, DispatchError> {
+        // A queue that does not answer must not have all the slots.
+        let at_once = if batches.len() == 1 { queue::SLOTS } else { queue::SLOTS / 2 };
+        let publishing: Vec<_> = batches.into_iter().map(|batch| self.publish_to(batch, at_once)).collect();
+        let outcomes = join_all(publishing).await;
+        let mut done = Dispatched::default();
+        let mut failed = Vec::new();
+        for outcome in outcomes {
+            done.published += outcome.count;
+            failed.extend(outcome.failed);
+        }
+        if !failed.is_empty() {
+            let mut tx = self.store.autocommit().await?;
+            let now = tx.database_now().await?;
+            send::set_back(&mut tx, &failed, now).await?;
+            tx.commit().await?;
+            done.set_back = failed.len();
         }
         Ok(done)
     }
 
-    /// Publishes references; those that fail go back to the lane.
-    async fn publish(
-        &self,
-        name: &AccountName,
-        refs: Vec<SendRef>,
-        mut done: Dispatched,
-    ) -> Result<Dispatched, DispatchError> {
-        let publisher = self.queue.publisher();
+    /// Into one queue. Once it has refused, or not answered, the rest is not tried.
+    async fn publish_to(&self, Batch { name, refs }: Batch, at_once: usize) -> Published {
+        let (publisher, refused) = (self.queue.publisher(), AtomicBool::new(false));
         let mut publishing = Vec::new();
         for chunk in refs.chunks(REFS_PER_MESSAGE) {
-            let (publisher, name, message) = (publisher.clone(), name.clone(), SendRefs { items: chunk.to_vec() });
-            publishing.push(async move { (publisher.publish(&OUTBOUND, Some(&name), &message).await, message) });
+            let (publisher, name, refused) = (&publisher, &name, &refused);
+            let message = SendRefs { items: chunk.to_vec() };
+            publishing.push(async move {
+                if refused.load(Ordering::Relaxed) {
+                    return (None, message);
+                }
+                let outcome = publisher.publish(&OUTBOUND, Some(name), &message).await;
+                refused.fetch_or(outcome.is_err(), Ordering::Relaxed);
+                (Some(outcome), message)
+            });
         }
-        let outcomes: Vec<_> = stream::iter(publishing).buffer_unordered(queue::SLOTS).collect().await;
-        let (mut failed, mut why) = (Vec::new(), None);
+        let outcomes: Vec<_> = stream::iter(publishing).buffer_unordered(at_once).collect().await;
+        let (mut published, mut why) = (Published::default(), None);
         for (outcome, message) in outcomes {
             match outcome {
-                Ok(()) => done.published += message.items.len(),
-                Err(error) => {
-                    failed.extend(message.items.iter().map(|one| one.message));
-                    why = Some(error);
+                Some(Ok(())) => published.count += message.items.len(),
+                other => {
+                    published.failed.extend(message.items.iter().map(|one| one.message));
+                    why = other.and_then(Result::err).or(why);
                 }
             }
         }
-        let Some(error) = why else { return Ok(done) };
-        warn!(%error, account = %name, count = failed.len(), "{} references of {name} could not be published", failed.len());
-        let mut tx = self.store.autocommit().await?;
-        let now = tx.database_now().await?;
-        send::set_back(&mut tx, &failed, now).await?;
-        tx.commit().await?;
-        done.set_back += failed.len();
-        Ok(done)
+        if let Some(error) = why {
+            let count = published.failed.len();
+            warn!(%error, account = %name, count, "{count} references of {name} could not be published");
+        }
+        published
     }
 }
 

@@ -145,8 +145,10 @@ impl Store {
         })
     }
 
-    /// For a single reading statement: as [`Store::read`] without two more round trips on PostgreSQL.
-    pub(crate) async fn look(&self) -> Result<Tx> {
+    /// For reading where each statement may see its own moment: as [`Store::read`] without two more round trips on PostgreSQL.
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn look(&self) -> Result<Tx> {
         Ok(match &self.pools {
             Pools::Postgres(pool) => Tx::Postgres(self.line(pool, None).await?),
             Pools::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),

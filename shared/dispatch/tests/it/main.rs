@@ -185,6 +185,43 @@ async fn the_broker_never_holds_more_than_the_window_and_a_sweep_fills_it_again(
 
 #[rstest]
 #[tokio::test]
+async fn one_round_serves_every_account_each_as_far_as_its_own_window_goes(
+    #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,
+) {
+    let mut world = World::new(stack, 70).await;
+    let support =
+        Account { name: "support".parse().unwrap(), external_id: "1002".into(), rate_per_second: 50.0, ..sales() };
+    let mut tx = world.store().begin().await.unwrap();
+    let directory = account::mirror(&mut tx, &[sales(), support.clone()], NOON).await.unwrap();
+    let other = directory.id_named(&support.name).unwrap();
+    for n in 0..90 {
+        let digits = format!("9716{n:08}");
+        world.conversations.push(rows::conversation(&mut tx, other, "Person", &digits, NOON).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    let mut messages = Vec::new();
+    for n in 0..160 {
+        messages.push(world.accept(n).await);
+    }
+    assert_eq!(
+        world.dispatcher.sweep().await.unwrap().published,
+        64 + 90,
+        "2 s of 10 a second, 64 at least; 2 s of 50"
+    );
+    let mut theirs = world.queue.consume(&OUTBOUND, Some(&support.name), 200).await;
+    assert_eq!(
+        take(&mut theirs, 90).await.into_iter().collect::<BTreeSet<_>>(),
+        messages[70..].iter().copied().collect()
+    );
+    let mut ours = world.consumer().await;
+    assert_eq!(
+        take(&mut ours, 64).await.into_iter().collect::<BTreeSet<_>>(),
+        messages[..64].iter().copied().collect()
+    );
+}
+
+#[rstest]
+#[tokio::test]
 async fn what_nobody_claims_is_published_again_only_while_somebody_listens(
     #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,
 ) {

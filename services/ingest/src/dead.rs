@@ -2,8 +2,8 @@
 //! that died with many webhooks in it is taken apart, so that only the guilty one stays dead.
 
 use crate::Context;
-use crate::batch::{Cause, HookBody, of_bytes, of_webhook, undecodable};
-use crate::hold::{self, NotWritten, patiently};
+use crate::batch::{BytesOfDead, Cause, HookBody, bury_all, of_bytes, of_webhook, undecodable};
+use crate::hold::{self, Away, NotWritten, patiently};
 use domain::wire::{Body, Frame, WebhookBatch, WebhookFrame, WebhookHead, Wire};
 use queue::topics::{DEAD, OUTBOUND, RESULTS, WEBHOOKS};
 use queue::{Consumer, Dead, Delivery, Settle};
@@ -94,28 +94,58 @@ async fn handle(context: &Context, stop: &CancellationToken, delivery: Delivery<
                 dead_letter::insert(&mut tx, &letters, now).await?;
                 tx.commit().await
             });
-            match kept.await {
-                Ok(()) => {
-                    for letter in &letters {
-                        context.deps.metrics.dead_letter(&letter.queue, &letter.error_class);
-                        warn!(
-                            queue = letter.queue,
-                            reason = letter.error_class,
-                            "A message of {} died and is kept as a dead letter",
-                            letter.queue
-                        );
-                    }
-                    delivery.settle(Settle::Done).await;
-                }
+            let refused = match kept.await {
+                Ok(()) => false,
                 Err(NotWritten::Away) => return Some(delivery),
                 Err(NotWritten::Refused(error)) => {
-                    error!(%error, "A dead letter cannot be written; it stays in the queue");
-                    delivery.settle(Settle::RetryIn(queue::LONGEST_HOLD)).await;
+                    warn!(%error, "A dead letter is refused; trying what of it can be written");
+                    match piece_by_piece(context, stop, &letters, webhook.as_ref()).await {
+                        Ok(written) => !written,
+                        Err(_) => return Some(delivery),
+                    }
                 }
+            };
+            if refused {
+                error!("A dead letter cannot be written; it stays in the queue");
+                delivery.settle(Settle::RetryIn(queue::LONGEST_HOLD)).await;
+                return None;
             }
+            for letter in &letters {
+                context.deps.metrics.dead_letter(&letter.queue, &letter.error_class);
+                warn!(
+                    queue = letter.queue,
+                    reason = letter.error_class,
+                    "A message of {} died and is kept as a dead letter",
+                    letter.queue
+                );
+            }
+            delivery.settle(Settle::Done).await;
         }
     }
     None
+}
+
+/// Keeps the webhook, then what died of it. `false`: the database takes its bytes in no form.
+async fn piece_by_piece(
+    context: &Context,
+    stop: &CancellationToken,
+    letters: &[NewDeadLetter],
+    webhook: Option<&(WebhookHead, HookBody)>,
+) -> Result<bool, Away> {
+    let mut bytes = BytesOfDead::Nowhere;
+    if let Some((head, body)) = webhook {
+        let kept = patiently(context, stop, || async {
+            let mut tx = context.deps.store.begin().await?;
+            keep_webhook(&mut tx, head, body).await?;
+            tx.commit().await
+        });
+        match kept.await {
+            Ok(()) => bytes = BytesOfDead::InTheWebhook,
+            Err(NotWritten::Away) => return Err(Away::Database),
+            Err(NotWritten::Refused(_)) => {}
+        }
+    }
+    Ok(bury_all(context, stop, letters, bytes).await?.is_empty())
 }
 
 async fn keep_webhook(tx: &mut store::Tx, head: &WebhookHead, body: &HookBody) -> store::Result<()> {

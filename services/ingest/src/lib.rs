@@ -15,7 +15,7 @@ mod webhooks;
 
 use crate::progress::Progress;
 use dispatch::Dispatcher;
-use domain::{Account, Clock, Source};
+use domain::{Account, Clock, Source, Timestamp};
 use queue::Queue;
 use runtime::blobs::Blobs;
 use runtime::config::Tuning;
@@ -25,7 +25,8 @@ use runtime::reconnect::Reconnect;
 use std::sync::Arc;
 use store::account::Directory;
 use store::{SchemaState, Store, StoreError};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What ingest needs.
@@ -65,6 +66,8 @@ pub(crate) struct Context {
     pub(crate) progress: Arc<Progress>,
     /// What this role says of itself.
     pub(crate) part: Arc<Part>,
+    /// Since when this process runs.
+    pub(crate) started_at: Timestamp,
 }
 
 /// A loop of ingest that ended by itself: it panicked.
@@ -78,32 +81,56 @@ pub struct LoopEnded(String);
 /// Only when one of its loops ends by itself.
 pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
     let part = Arc::new(deps.health.part("ingest"));
-    let Some(accounts) = prepare(&deps, &part, &stop).await else { return Ok(()) };
+    let started_at = deps.clock.now();
+    let progress = Arc::new(Progress::default());
+    let Some((accounts, announced)) = prepare(&deps, &part, started_at, &stop).await else { return Ok(()) };
+    progress.beaten(announced);
     part.ready();
-    let context = Context { deps, accounts: Arc::new(accounts), progress: Arc::default(), part };
+    let context = Context { deps, accounts: Arc::new(accounts), progress, part, started_at };
 
     let mut loops = JoinSet::new();
     loops.spawn(webhooks::run(context.clone(), stop.clone()));
     loops.spawn(results::run(context.clone(), stop.clone()));
     loops.spawn(dead::run(context.clone(), stop.clone()));
     loops.spawn(keeper::run(context.clone(), stop.clone()));
-    loops.spawn(beat::run(context, stop.clone()));
-    while let Some(ended) = loops.join_next().await {
+    // Lives on until the others have written or given back what they hold. A set of its own, so that it ends with us.
+    let drained = CancellationToken::new();
+    let mut beating = JoinSet::new();
+    beating.spawn(beat::run(context, drained.clone()));
+    loop {
+        let ended = tokio::select! {
+            ended = loops.join_next() => ended,
+            ended = beating.join_next() => ended,
+        };
         match ended {
-            Ok(()) if stop.is_cancelled() => {}
-            Ok(()) => return Err(LoopEnded("without being asked to".to_owned())),
-            Err(error) => return Err(LoopEnded(error.to_string())),
+            Some(ended) => in_good_order(ended, &stop)?,
+            None => break,
         }
     }
-    Ok(())
+    drained.cancel();
+    beating.join_next().await.map_or(Ok(()), |ended| in_good_order(ended, &stop))
 }
 
-/// Waits for the database and its schema, and mirrors the accounts into it. `None`: stopped before that.
-async fn prepare(deps: &Deps, part: &Part, stop: &CancellationToken) -> Option<Directory> {
+fn in_good_order(ended: Result<(), JoinError>, stop: &CancellationToken) -> Result<(), LoopEnded> {
+    match ended {
+        Ok(()) if stop.is_cancelled() => Ok(()),
+        Ok(()) => Err(LoopEnded("without being asked to".to_owned())),
+        Err(error) => Err(LoopEnded(error.to_string())),
+    }
+}
+
+/// Waits for the database and its schema, mirrors the accounts into it and says there that this process listens from now
+/// on. `None`: stopped before that.
+async fn prepare(
+    deps: &Deps,
+    part: &Part,
+    started_at: Timestamp,
+    stop: &CancellationToken,
+) -> Option<(Directory, Instant)> {
     let mut waits = Reconnect::new(deps.tuning.reconnect_first, deps.tuning.reconnect_most);
     loop {
-        match mirrored(deps).await {
-            Ok(Ok(accounts)) => return Some(accounts),
+        match mirrored(deps, started_at).await {
+            Ok(Ok(prepared)) => return Some(prepared),
             Ok(Err(need)) => part.not_ready(need),
             Err(error) if error.is_transient() => part.not_ready("the database cannot be reached"),
             Err(error) => part.not_ready(error.to_string()),
@@ -115,12 +142,14 @@ async fn prepare(deps: &Deps, part: &Part, stop: &CancellationToken) -> Option<D
     }
 }
 
-async fn mirrored(deps: &Deps) -> Result<Result<Directory, String>, StoreError> {
+async fn mirrored(deps: &Deps, started_at: Timestamp) -> Result<Result<(Directory, Instant), String>, StoreError> {
     if let SchemaState::TooOld { have, need } = deps.store.schema_state().await? {
         return Ok(Err(format!("the schema is at {have}, this binary needs {need}: run `roost migrate`")));
     }
     let mut tx = deps.store.begin().await?;
     let accounts = store::account::mirror(&mut tx, &deps.accounts, deps.clock.now()).await?;
     tx.commit().await?;
-    Ok(Ok(accounts))
+    let announced = Instant::now();
+    beat::announce(deps, started_at).await?;
+    Ok(Ok((accounts, announced)))
 }

@@ -9,8 +9,16 @@ use domain::{AccountId, Timestamp};
 use sqlx::types::Json;
 use std::time::Duration;
 
-/// A process that has not beaten for so long no longer counts as living.
+/// A process that has not beaten for so long is dead or cut off, and holds nothing it did not say it would
+/// ([`Heartbeat::holds_for`]).
 pub const LIVES_FOR: Duration = Duration::from_secs(60);
+/// How long a process may hold what it took when its row does not say (an older version's). The default of
+/// `database_patience_ms`.
+const HOLDS_FOR: Duration = Duration::from_secs(300);
+/// Nobody holds longer than the broker lets a consumer: after its 30 minutes it takes deliveries away.
+const NOBODY_HOLDS_FOR: Duration = Duration::from_secs(30 * 60);
+/// Where [`Heartbeat::holds_for`] is kept, among the figures.
+const HOLDS_FOR_KEY: &str = "holds_for_ms";
 
 /// A sign of life.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,11 +31,16 @@ pub struct Heartbeat<'a> {
     pub version: &'a str,
     /// When it started.
     pub started_at: Timestamp,
-    /// Now.
+    /// Now, by the database's clock ([`Tx::database_now`]): hosts do not agree on the time, and whether a process lives is
+    /// judged by others.
     pub beat_at: Timestamp,
     /// Ingest: every frame it took that was received before this is committed. May go back when an older frame comes.
+    /// `None`: it listens and cannot say yet.
     pub settled_until: Option<Timestamp>,
-    /// Figures for operators.
+    /// How long after its last beat it may still hold deliveries that nobody else has: a process that lost its database
+    /// cannot beat, and keeps what it took until its patience ends.
+    pub holds_for: Duration,
+    /// Figures for operators, an object.
     pub stats: serde_json::Value,
 }
 
@@ -40,6 +53,11 @@ const HEARTBEAT_UPSERT: &str = "INSERT INTO process_heartbeats (role, instance, 
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn beat(tx: &mut Tx, beat: &Heartbeat<'_>) -> Result<()> {
+    let mut stats = beat.stats.clone();
+    if let Some(figures) = stats.as_object_mut() {
+        let holds_for = u64::try_from(beat.holds_for.as_millis()).unwrap_or(u64::MAX);
+        figures.insert(HOLDS_FOR_KEY.to_owned(), holds_for.into());
+    }
     on_backend!(tx, conn => sqlx::query(HEARTBEAT_UPSERT)
         .bind(beat.role)
         .bind(beat.instance)
@@ -47,7 +65,7 @@ pub async fn beat(tx: &mut Tx, beat: &Heartbeat<'_>) -> Result<()> {
         .bind(At(beat.started_at))
         .bind(At(beat.beat_at))
         .bind(beat.settled_until.map(At))
-        .bind(Json(&beat.stats))
+        .bind(Json(&stats))
         .execute(conn)
         .await
         .map(drop)?);
@@ -56,11 +74,21 @@ pub async fn beat(tx: &mut Tx, beat: &Heartbeat<'_>) -> Result<()> {
 
 const HEARTBEAT_END: &str = "DELETE FROM process_heartbeats WHERE role = $1 AND instance = $2";
 
-/// Says that a process has ended in good order: nobody waits for what it took, because it gave everything back.
+/// Says that a process has ended in good order and gave nothing back: nobody need wait for what it took.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn end(tx: &mut Tx, role: &str, instance: &str) -> Result<()> {
     on_backend!(tx, conn => sqlx::query(HEARTBEAT_END).bind(role).bind(instance).execute(conn).await.map(drop)?);
+    Ok(())
+}
+
+const HEARTBEATS_END_OTHERS: &str = "DELETE FROM process_heartbeats WHERE role = $1 AND instance <> $2";
+
+/// Says that all others of a role have ended: for a store that one process at a time can use, when it starts.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn end_others(tx: &mut Tx, role: &str, instance: &str) -> Result<()> {
+    on_backend!(tx, conn => sqlx::query(HEARTBEATS_END_OTHERS).bind(role).bind(instance).execute(conn).await.map(drop)?);
     Ok(())
 }
 
@@ -142,28 +170,45 @@ pub async fn ingress_beats(tx: &mut Tx, beats: &[Beat]) -> Result<()> {
 }
 
 rows! {
-    /// How far the living ingest processes have come.
-    pub struct Settled {
-        /// How many there are.
-        pub processes: i64,
-        /// How many of them have said how far they are.
-        pub told: i64,
-        /// The least of what they said.
-        pub until: Option<Timestamp>,
+    /// How far an ingest process has come.
+    pub struct Listener {
+        /// When it last said that it lives.
+        pub beat_at: Timestamp,
+        /// How far it was.
+        pub settled_until: Option<Timestamp>,
+        /// Its figures.
+        pub stats: serde_json::Value,
     }
 }
 
-const SETTLED_UNTIL: &str = "SELECT count(*) AS processes, count(settled_until) AS told, min(settled_until) AS until
-      FROM process_heartbeats WHERE role = 'ingest' AND beat_at > $1";
+impl Listener {
+    /// Until when it may hold what nobody else has.
+    fn counts_until(&self) -> Timestamp {
+        let said = self.stats.get(HOLDS_FOR_KEY).and_then(serde_json::Value::as_u64).map(Duration::from_millis);
+        self.beat_at + said.unwrap_or(HOLDS_FOR).min(NOBODY_HOLDS_FOR) + LIVES_FOR
+    }
+}
+
+const LISTENERS: &str =
+    "SELECT beat_at, settled_until, stats FROM process_heartbeats WHERE role = 'ingest' AND beat_at > $1";
 
 /// Every webhook that ingest took and that had arrived before this is committed. `None`: nobody can say, because no ingest
 /// process lives or one of them has not said yet.
+///
+/// A process counts for as long as it may hold deliveries after its last beat, so that evidence in the hands of one that
+/// lost its database is not taken for silence. Never later than the database's clock, by which beats are told and judged,
+/// nor than `now`, the asker's own: what was heard at a time that has not come yet is some host's wrong clock.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn settled_until(tx: &mut Tx, now: Timestamp) -> Result<Option<Timestamp>> {
-    let since = At(now - LIVES_FOR);
-    let settled: Settled = on_backend!(tx, conn => sqlx::query_as(SETTLED_UNTIL).bind(since).fetch_one(conn).await?);
-    Ok(if settled.processes == settled.told { settled.until } else { None })
+    let database_now = tx.database_now().await?;
+    let since = At(database_now - NOBODY_HOLDS_FOR - LIVES_FOR);
+    let listeners: Vec<Listener> =
+        on_backend!(tx, conn => sqlx::query_as(LISTENERS).bind(since).fetch_all(conn).await?);
+    let living = listeners.iter().filter(|listener| listener.counts_until() > database_now);
+    let said: Option<Vec<Timestamp>> = living.map(|listener| listener.settled_until).collect();
+    let least = said.and_then(|said| said.into_iter().min());
+    Ok(least.map(|until| until.min(database_now).min(now)))
 }
 
 rows! {

@@ -1,6 +1,7 @@
 //! A batch of webhooks on its way into the store: read outside the transaction, written in one, taken apart only when the
 //! database refuses it.
 
+mod bury;
 mod known;
 mod obituary;
 mod read;
@@ -8,6 +9,7 @@ mod resolve;
 mod transact;
 mod write;
 
+pub(crate) use bury::{Bytes as BytesOfDead, insert as bury_all};
 pub(crate) use known::Known;
 pub(crate) use obituary::{Cause, of_bytes, of_webhook, undecodable};
 pub(crate) use read::{RawBody, Reader};
@@ -31,6 +33,13 @@ pub(crate) struct Hook {
     pub(crate) items: usize,
     /// What of it can never be stored.
     pub(crate) dead: Vec<NewDeadLetter>,
+}
+
+impl Hook {
+    /// Holds a webhook's place.
+    fn nothing(head: &WebhookHead) -> Self {
+        Self { head: head.clone(), body: HookBody::Bytes(Bytes::new()), items: 0, dead: Vec::new() }
+    }
 }
 
 /// A webhook's bytes, or the key they have in the object store.

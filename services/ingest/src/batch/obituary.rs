@@ -59,13 +59,13 @@ pub(crate) fn of_item(
     }
 }
 
-/// An item that the database refused.
-pub(crate) fn of_work(hook: &Hook, work: &Work, error: &StoreError) -> NewDeadLetter {
+/// An item that could not be written.
+pub(crate) fn of_work(hook: &Hook, work: &Work, cause: Cause) -> NewDeadLetter {
     let raw = work.raw.as_deref().or(match &work.piece {
         Piece::Message(message) => message.body.as_deref(),
         Piece::Receipt(_) => None,
     });
-    of_item(&hook.head, work.item, raw, Some(work.account), Cause::refused(error))
+    of_item(&hook.head, work.item, raw, Some(work.account), cause)
 }
 
 /// A webhook as a whole. A body in the object store stays there, under the key in `headers`.
@@ -79,6 +79,29 @@ pub(crate) fn of_webhook(head: &WebhookHead, body: &HookBody, cause: Cause) -> N
         headers: headers(head, key),
         body: bytes,
         ..of_item(head, 0, None, None, cause)
+    }
+}
+
+/// What is left of a dead letter that the database does not take: that something died, where and why, without the words
+/// that came from outside.
+pub(crate) fn reduced(letter: &NewDeadLetter, error: &StoreError) -> NewDeadLetter {
+    let refusal = Cause::refused(error);
+    NewDeadLetter {
+        origin_key: letter.origin_key.clone(),
+        stage: letter.stage,
+        queue: letter.queue.clone(),
+        headers: json!({ "reduced": refusal.words, "bytes": letter.body.len() }),
+        body: Vec::new(),
+        content_type: None,
+        error_class: letter.error_class.clone(),
+        error_code: None,
+        error_message: Some(refusal.words),
+        replayable: letter.replayable,
+        source: None,
+        request_id: letter.request_id,
+        message: None,
+        conversation: None,
+        account: None,
     }
 }
 

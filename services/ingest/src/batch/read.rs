@@ -28,8 +28,17 @@ pub(crate) enum RawBody {
     Inline(Bytes),
     /// Read from the object store, where they stay.
     Fetched { key: String, bytes: Bytes },
-    /// The object store does not have them, for this reason.
-    Lost { key: String, reason: String },
+    /// The object store does not have them, or cannot give them back, for this reason.
+    Lost { key: String, class: &'static str, reason: String },
+}
+
+impl RawBody {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            RawBody::Inline(bytes) | RawBody::Fetched { bytes, .. } => bytes.len(),
+            RawBody::Lost { .. } => 0,
+        }
+    }
 }
 
 impl Reader {
@@ -52,9 +61,9 @@ impl Reader {
         let (body, bytes) = match raw {
             RawBody::Inline(bytes) => (HookBody::Bytes(bytes.clone()), bytes),
             RawBody::Fetched { key, bytes } => (HookBody::Stored(key), bytes),
-            RawBody::Lost { key, reason } => {
+            RawBody::Lost { key, class, reason } => {
                 let words = format!("its body cannot be read from the object store: {reason}");
-                return whole(head, HookBody::Stored(key), Cause::new("BODY_MISSING", words));
+                return whole(head, HookBody::Stored(key), Cause::new(class, words));
             }
         };
         let Some(kind) = self.kinds.get(&head.source) else {

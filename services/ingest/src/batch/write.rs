@@ -3,21 +3,59 @@
 
 use super::obituary::{Cause, of_webhook, of_work};
 use super::transact::{self, Part, Written, settled_accounts, transact};
-use super::{Batch, Known, Work};
+use super::{Batch, Hook, Known, Work, bury};
 use crate::Context;
-use crate::hold::{NotWritten, patiently};
+use crate::hold::{Away, NotWritten, patiently};
 use domain::WebhookEventId;
 use queue::topics::WEBHOOKS;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use store::dead_letter::{self, NewDeadLetter};
+use store::StoreError;
+use store::dead_letter::NewDeadLetter;
 use store::receipt;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-/// A batch went unwritten because the database was away for too long, or this process stops: give it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Away;
+/// Why a part of a batch was not written.
+#[derive(Debug)]
+enum Failed {
+    /// The database was away for too long, or this process stops: give everything back.
+    Away,
+    /// It is at fault itself.
+    ByItself(Fault),
+}
+
+/// What is wrong with a part of a batch.
+#[derive(Debug)]
+enum Fault {
+    /// The database was there and refused it.
+    Refused(StoreError),
+}
+
+impl From<NotWritten> for Failed {
+    fn from(why: NotWritten) -> Self {
+        match why {
+            NotWritten::Away => Failed::Away,
+            NotWritten::Refused(error) => Failed::ByItself(Fault::Refused(error)),
+        }
+    }
+}
+
+impl Fault {
+    fn cause(&self) -> Cause {
+        match self {
+            Fault::Refused(error) => Cause::refused(error),
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::Refused(error) => error.fmt(f),
+        }
+    }
+}
 
 /// Writes batches. Cheap to clone; the clones share what they remember.
 #[derive(Clone, Debug)]
@@ -47,9 +85,9 @@ impl Writer {
         if all.len() <= self.context.deps.tuning.ingest_batch.saturating_mul(2) {
             match self.commit(Part { batch: &batch, work: &all, kept: None }).await {
                 Ok(_) => return Ok(()),
-                Err(NotWritten::Away) => return Err(Away),
-                Err(NotWritten::Refused(error)) => {
-                    warn!(%error, items = all.len(), "The database refuses a batch; looking for the item");
+                Err(Failed::Away) => return Err(Away::Database),
+                Err(Failed::ByItself(fault)) => {
+                    warn!(error = %fault, items = all.len(), "A batch cannot be written; looking for the item");
                 }
             }
         }
@@ -67,61 +105,94 @@ impl Writer {
         while let Some(part) = parts.pop() {
             match (self.commit(Part { batch: &batch, work: part, kept: Some(&kept) }).await, part) {
                 (Ok(_), _) => {}
-                (Err(NotWritten::Away), _) => return Err(Away),
-                (Err(NotWritten::Refused(error)), [one]) => {
+                (Err(Failed::Away), _) => return Err(Away::Database),
+                (Err(Failed::ByItself(fault)), [one]) => {
                     if let Some(hook) = batch.hooks.get(one.hook) {
-                        warn!(%error, request.id = %hook.head.request_id, item = one.item, "An item is set aside");
-                        dead.push((one.hook, of_work(hook, one, &error)));
+                        let (id, item) = (hook.head.request_id, one.item);
+                        warn!(error = %fault, request.id = %id, item, "An item is set aside");
+                        dead.push((one.hook, of_work(hook, one, fault.cause())));
                     }
                 }
-                (Err(NotWritten::Refused(_)), many) => {
+                (Err(Failed::ByItself(_)), many) => {
                     let (first, second) = many.split_at(many.len() / 2);
                     parts.extend([second, first]);
                 }
             }
         }
-        self.bury(batch, dead).await
+        self.bury_items(batch, dead).await
     }
 
-    /// Keeps the raw webhooks, all together or, if one is refused, each alone. Returns their rows and which of them were
-    /// refused; those are dead letters as a whole.
+    /// Keeps the raw webhooks with what died of them, all together or, if that cannot be, each alone. Returns their rows and
+    /// which of them have none; those are dead letters as a whole.
     async fn keep_webhooks(&self, batch: &mut Batch) -> Result<(Vec<WebhookEventId>, Vec<usize>), Away> {
         match self.commit(Part { batch, work: &[], kept: None }).await {
             Ok(written) => return Ok((written.kept, Vec::new())),
-            Err(NotWritten::Away) => return Err(Away),
-            Err(NotWritten::Refused(error)) => warn!(%error, "The database refuses a raw webhook; looking for it"),
+            Err(Failed::Away) => return Err(Away::Database),
+            Err(Failed::ByItself(fault)) => warn!(error = %fault, "Raw webhooks cannot be kept; looking for the one"),
         }
-        let mut rest = Batch { beats: std::mem::take(&mut batch.beats), ..Batch::default() };
-        self.commit_or_lose(&rest).await?;
-        rest.beats.clear();
-        for dead in std::mem::take(&mut batch.dead) {
-            rest.dead = vec![dead];
-            self.commit_or_lose(&rest).await?;
+        let beats = Batch { beats: std::mem::take(&mut batch.beats), ..Batch::default() };
+        match self.commit(Part { batch: &beats, work: &[], kept: None }).await {
+            Ok(_) => {}
+            Err(Failed::Away) => return Err(Away::Database),
+            // The next one says the same and more.
+            Err(Failed::ByItself(fault)) => error!(error = %fault, "Signs of life of ingress cannot be written"),
         }
+        bury::messages(&self.context, &self.stop, &std::mem::take(&mut batch.dead)).await?;
         let (mut kept, mut refused) = (Vec::new(), Vec::new());
-        for (at, hook) in std::mem::take(&mut batch.hooks).into_iter().enumerate() {
-            let one = Batch { hooks: vec![hook], ..Batch::default() };
-            match self.commit(Part { batch: &one, work: &[], kept: None }).await {
-                Ok(written) => kept.extend(written.kept),
-                Err(NotWritten::Away) => return Err(Away),
-                Err(NotWritten::Refused(error)) => {
+        for at in 0..batch.hooks.len() {
+            match self.keep_webhook(batch, at).await? {
+                Some(row) => kept.push(row),
+                None => {
                     // Keeps the places of the others; nothing refers to it.
                     kept.push(WebhookEventId::new(0));
                     refused.push(at);
-                    let hook = one.hooks.first();
-                    let dead = hook.map(|hook| of_webhook(&hook.head, &hook.body, Cause::refused(&error)));
-                    let alone = Batch { dead: dead.into_iter().collect(), ..Batch::default() };
-                    self.count_dead(&alone.dead);
-                    self.commit_or_lose(&alone).await?;
                 }
             }
-            batch.hooks.extend(one.hooks);
         }
         Ok((kept, refused))
     }
 
+    /// Keeps one raw webhook with what died of it. `None`: it has no row; it is a dead letter as a whole.
+    async fn keep_webhook(&self, batch: &mut Batch, at: usize) -> Result<Option<WebhookEventId>, Away> {
+        let Some(place) = batch.hooks.get_mut(at) else { return Ok(None) };
+        // Taken out for a moment, to stand alone.
+        let hook = std::mem::replace(place, Hook::nothing(&place.head));
+        let mut alone = Batch { hooks: vec![hook], ..Batch::default() };
+        let mut row = None;
+        match self.commit(Part { batch: &alone, work: &[], kept: None }).await {
+            Ok(written) => row = written.kept.first().copied(),
+            Err(Failed::Away) => return Err(Away::Database),
+            Err(Failed::ByItself(fault)) => {
+                // It may be a letter that is refused, and not the webhook.
+                let letters = alone.hooks.first_mut().map(|hook| std::mem::take(&mut hook.dead)).unwrap_or_default();
+                if !letters.is_empty() {
+                    match self.commit(Part { batch: &alone, work: &[], kept: None }).await {
+                        Ok(written) => row = written.kept.first().copied(),
+                        Err(Failed::Away) => return Err(Away::Database),
+                        Err(Failed::ByItself(_)) => {}
+                    }
+                }
+                if row.is_some() {
+                    bury::items(&self.context, &self.stop, &letters).await?;
+                } else if let Some(hook) = alone.hooks.first() {
+                    warn!(error = %fault, request.id = %hook.head.request_id, "A webhook is set aside");
+                    let whole = of_webhook(&hook.head, &hook.body, fault.cause());
+                    self.count_dead(std::slice::from_ref(&whole));
+                    bury::webhook(&self.context, &self.stop, hook, whole).await?;
+                }
+                if let Some(hook) = alone.hooks.first_mut() {
+                    hook.dead = letters;
+                }
+            }
+        }
+        if let (Some(place), Some(hook)) = (batch.hooks.get_mut(at), alone.hooks.pop()) {
+            *place = hook;
+        }
+        Ok(row)
+    }
+
     /// Writes the dead letters of single items, and what became of their webhooks.
-    async fn bury(&self, mut batch: Batch, dead: Vec<(usize, NewDeadLetter)>) -> Result<(), Away> {
+    async fn bury_items(&self, mut batch: Batch, dead: Vec<(usize, NewDeadLetter)>) -> Result<(), Away> {
         if dead.is_empty() {
             return Ok(());
         }
@@ -138,37 +209,28 @@ impl Writer {
         self.count_dead(&letters);
         let mut touched = touched.into_iter();
         batch.hooks.retain(|_| touched.next().unwrap_or(false));
-        let buried = patiently(&self.context, &self.stop, || async {
-            let now = self.context.deps.clock.now();
+        bury::items(&self.context, &self.stop, &letters).await?;
+        let noted = patiently(&self.context, &self.stop, || async {
             let mut tx = self.context.deps.store.begin().await?;
             transact::keep(&mut tx, &batch).await?;
-            dead_letter::insert(&mut tx, &letters, now).await?;
             tx.commit().await
         });
-        match buried.await {
+        match noted.await {
             Ok(()) => Ok(()),
-            Err(NotWritten::Away) => Err(Away),
+            Err(NotWritten::Away) => Err(Away::Database),
             Err(NotWritten::Refused(error)) => {
-                error!(%error, letters = letters.len(), "Dead letters cannot be written; their webhooks are kept");
+                error!(%error, "What became of webhooks cannot be noted; their dead letters tell");
                 Ok(())
             }
         }
     }
 
-    /// Writes what has no other place to go to; refused, it is lost, and said so.
-    async fn commit_or_lose(&self, batch: &Batch) -> Result<(), Away> {
-        match self.commit(Part { batch, work: &[], kept: None }).await {
-            Ok(_) => Ok(()),
-            Err(NotWritten::Away) => Err(Away),
-            Err(NotWritten::Refused(error)) => {
-                error!(%error, dead_letters = batch.dead.len(), beats = batch.beats.len(), "This cannot be written");
-                Ok(())
-            }
-        }
+    async fn commit(&self, part: Part<'_>) -> Result<Written, Failed> {
+        self.transacted(part).await.map_err(Failed::from)
     }
 
     /// One transaction and what follows its commit: readers are woken, parked receipts looked for once more, lanes moved on.
-    async fn commit(&self, part: Part<'_>) -> Result<Written, NotWritten> {
+    async fn transacted(&self, part: Part<'_>) -> Result<Written, NotWritten> {
         let deps = &self.context.deps;
         let mut began = Instant::now();
         let mut written = patiently(&self.context, &self.stop, || {

@@ -1,9 +1,13 @@
 //! One bad item never loses its neighbours.
 
 use crate::said::{RITA, body, one_status, one_text, status, text, value};
-use crate::support::{DEAD_LETTERS, Stack, World};
+use crate::support::{DEAD_LETTERS, DEADLINE, Stack, World};
+use bytes::Bytes;
+use queue::Envelope;
+use queue::topics::{DEAD, WEBHOOKS};
 use rstest::rstest;
 use serde_json::Value;
+use std::time::Duration;
 
 /// A rule that the database gets for the test: no text says so. Stands for whatever a later migration, a limit or a bug
 /// makes the database refuse.
@@ -96,5 +100,92 @@ async fn a_raw_webhook_the_database_refuses_is_a_dead_letter_as_a_whole(#[case] 
     let letter = store::dead_letter::open(&mut tx, 1).await.unwrap().remove(0);
     assert_eq!(letter.body, large.as_bytes());
     assert_eq!(letter.error_message.as_deref(), Some("the database refuses it by small_ck"));
+    ingest.stopped().await;
+}
+
+/// A further rule: no dead letter of this class, or none with bytes.
+async fn refuse_dead_letters(world: &World, stack: Stack, class: &'static str) {
+    match (stack, class) {
+        (Stack::PostgresRabbitMq, "REFUSED") => {
+            world.run("ALTER TABLE dead_letters ADD CONSTRAINT bare_ck CHECK (error_class <> 'REFUSED' OR octet_length(body) = 0)").await;
+        }
+        (Stack::PostgresRabbitMq, _) => {
+            world.run("ALTER TABLE dead_letters ADD CONSTRAINT none_ck CHECK (error_class <> 'UNDECODABLE')").await;
+        }
+        (Stack::SqliteEmbedded, "REFUSED") => {
+            world
+                .run(
+                    "CREATE TRIGGER bare BEFORE INSERT ON dead_letters WHEN NEW.error_class = 'REFUSED' AND length(NEW.body) > 0
+                      BEGIN SELECT RAISE(ABORT, 'CHECK constraint failed: bare_ck'); END",
+                )
+                .await;
+        }
+        (Stack::SqliteEmbedded, _) => {
+            world
+                .run(
+                    "CREATE TRIGGER none BEFORE INSERT ON dead_letters WHEN NEW.error_class = 'UNDECODABLE'
+                      BEGIN SELECT RAISE(ABORT, 'CHECK constraint failed: none_ck'); END",
+                )
+                .await;
+        }
+    }
+}
+
+#[rstest]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_the_database_refuses_is_kept_without_what_came_from_outside(#[case] stack: Stack) {
+    let world = World::fresh(stack).await;
+    refuse_poison(&world, stack).await;
+    refuse_dead_letters(&world, stack, "REFUSED").await;
+    let poison = one_text(RITA, "bad", "poison", 0);
+    world.post(&[&one_text(RITA, "a", "one", 0), &poison, &one_text(RITA, "b", "two", 1)]).await;
+    let ingest = world.start("a");
+    world.until("SELECT body FROM messages ORDER BY id", &["one", "two"]).await;
+    world.until(DEAD_LETTERS, &["1"]).await;
+    world.until_empty().await;
+    let mut tx = world.store.read().await.unwrap();
+    let letter = store::dead_letter::open(&mut tx, 1).await.unwrap().remove(0);
+    assert_eq!((letter.error_class.as_str(), letter.body.as_slice()), ("REFUSED", b"".as_slice()));
+    assert_eq!(letter.error_message.as_deref(), Some("the database refuses it by bare_ck"));
+    // Its bytes are where they can be read again.
+    let kept = store::webhook_event::find(&mut tx, letter.request_id.unwrap().parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((kept.body.as_deref(), kept.outcome.as_str()), (Some(poison.as_bytes()), "DEAD"));
+    drop(tx);
+    ingest.stopped().await;
+}
+
+#[rstest]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_only_a_dead_letter_holds_wait_with_the_broker_until_the_database_takes_them(#[case] stack: Stack) {
+    let world = World::fresh(stack).await;
+    refuse_dead_letters(&world, stack, "UNDECODABLE").await;
+    let rubbish = Bytes::from_static(b"\x09 from another version");
+    let slot = world.queue.publisher().slot().await.unwrap();
+    slot.publish(&WEBHOOKS, None, Envelope::holding(1), rubbish.clone()).await.unwrap();
+    world.post(&[&one_text(RITA, "a", "one", 0)]).await;
+    let ingest = world.start("a");
+    world.until("SELECT body FROM messages", &["one"]).await;
+    world.until_empty().await;
+    let held = async {
+        while !world.queue.stats().topics.get(DEAD.name()).is_some_and(|dead| dead.unacked == 1 && dead.retried == 1) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, held).await.expect("it lies among the broker's dead letters and is tried again");
+    ingest.stopped().await;
+    assert_eq!(world.depth(&DEAD).await.ready, 1);
+    match stack {
+        Stack::PostgresRabbitMq => world.run("ALTER TABLE dead_letters DROP CONSTRAINT none_ck").await,
+        Stack::SqliteEmbedded => world.run("DROP TRIGGER none").await,
+    }
+    let ingest = world.start("b");
+    world.until(DEAD_LETTERS, &["1"]).await;
+    let mut tx = world.store.read().await.unwrap();
+    assert_eq!(store::dead_letter::open(&mut tx, 1).await.unwrap().remove(0).body, rubbish);
+    drop(tx);
     ingest.stopped().await;
 }

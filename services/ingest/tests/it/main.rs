@@ -2,6 +2,8 @@
 //! PostgreSQL with RabbitMQ.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says so by panicking")]
 
+mod beats;
+mod bodies;
 mod dead;
 mod duplicates;
 mod isolation;

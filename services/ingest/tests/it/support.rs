@@ -7,7 +7,7 @@ use domain::wire::{Body, Frame, WebhookBatch, WebhookFrame, WebhookHead, Wire};
 use domain::{Account, Channel, OnUnknown, Secret, Source, TestClock, Timestamp};
 use ingest::Deps;
 use queue::topics::WEBHOOKS;
-use queue::{Queue, QueueOptions, QueueUrl, Topic};
+use queue::{Depth, Queue, QueueOptions, QueueUrl, Topic};
 use runtime::blobs::Blobs;
 use runtime::config::{BlobsPlace, Tuning};
 use runtime::health::Health;
@@ -45,7 +45,7 @@ pub(crate) struct World {
     pub(crate) tuning: Tuning,
     pub(crate) accounts: Vec<Account>,
     _database: Option<TestDatabase>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// An ingest that runs.
@@ -140,8 +140,15 @@ impl World {
             tuning: quick(),
             accounts: vec![account("sales", PHONE_NUMBER_ID, "meta")],
             _database: database,
-            _folder: folder,
+            folder,
         }
+    }
+
+    /// Lets this world's clock start an hour before the database's, by which nothing counts as heard that has not come yet:
+    /// for tests that let time pass faster than it does.
+    pub(crate) fn lives_in_the_past(&mut self) {
+        let now = domain::Clock::now(&domain::SystemClock::default());
+        self.clock = Arc::new(TestClock::at(now - Duration::from_secs(3600)));
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -244,11 +251,24 @@ impl World {
         tx.commit().await.unwrap();
     }
 
+    /// How much waits, and for whom; a busy broker is asked again.
+    pub(crate) async fn depth<T: Wire>(&self, topic: &Topic<T>) -> Depth {
+        let asked = async {
+            loop {
+                match self.queue.depth(topic, None).await {
+                    Ok(depth) => return depth,
+                    Err(error) => eprintln!("{error}; once more"),
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, asked).await.expect("the broker says how much waits")
+    }
+
     /// Waits until nothing is in the queue or on its way, by the ingest's own word.
     pub(crate) async fn until_empty(&self) {
         let empty = async {
             loop {
-                let depth = self.queue.depth(&WEBHOOKS, None).await.unwrap();
+                let depth = self.depth(&WEBHOOKS).await;
                 let stats = self.queue.stats().topics.get(WEBHOOKS.name()).cloned().unwrap_or_default();
                 if depth.ready == 0 && stats.unacked == 0 {
                     return;
@@ -257,6 +277,50 @@ impl World {
             }
         };
         tokio::time::timeout(DEADLINE, empty).await.expect("the queue runs empty");
+    }
+
+    /// Waits until a process has told once more that it lives.
+    pub(crate) async fn until_next_beat(&self, instance: &str) {
+        let beat_at = async || {
+            let mut tx = self.store.read().await.unwrap();
+            let processes = store::heartbeat::processes(&mut tx).await.unwrap();
+            processes.into_iter().find(|process| process.instance == instance).map(|process| process.beat_at)
+        };
+        let before = beat_at().await;
+        let beaten = async {
+            loop {
+                let now = beat_at().await;
+                if now.is_some() && now != before {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, beaten).await.expect("it beats");
+    }
+
+    /// Waits until a job of the keeper has taken a whole turn that began after this was called: its lease is prolonged right
+    /// before a turn, never during one.
+    pub(crate) async fn until_turn(&self, job: &str) {
+        let lease = async || {
+            let leases = "SELECT job || ' ' || CAST(lease_until AS TEXT) FROM keeper_leases";
+            let leases = self.texts(leases).await;
+            leases.into_iter().find(|lease| lease.split(' ').next() == Some(job))
+        };
+        let turned = async {
+            for _ in 0..3 {
+                let before = lease().await;
+                while lease().await == before {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, turned).await.expect("the keeper takes its turns");
+    }
+
+    /// Where its files are.
+    pub(crate) fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// Every promise holds.

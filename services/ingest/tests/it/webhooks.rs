@@ -174,7 +174,7 @@ async fn a_body_in_the_object_store_is_read_from_there_and_one_that_is_missing_i
         ])
         .await;
     let ingest = world.start("a");
-    let lengths = "SELECT provider_message_id || ' ' || CAST(length(body) AS TEXT) FROM messages ORDER BY id";
+    let lengths = "SELECT provider_message_id || ' ' || CAST(length(body) AS TEXT) FROM messages ORDER BY 1";
     world.until(lengths, &["large 3000000", "next 4"]).await;
     world.until(DEAD_LETTERS, &["1"]).await;
     assert_eq!(world.texts("SELECT error_class FROM dead_letters").await, ["BODY_MISSING"]);
@@ -208,7 +208,9 @@ async fn one_body_with_more_items_than_a_transaction_holds_is_stored_whole(#[cas
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_says_it_lives_and_how_far_it_has_come_and_keeps_what_ingress_says(#[case] stack: Stack) {
     use domain::wire::{Beat, Refusals};
-    let world = World::fresh(stack).await;
+    let mut world = World::fresh(stack).await;
+    world.lives_in_the_past();
+    let begun = world.now();
     let ingest = world.start("ingest-1");
     let refused = vec![Refusals { source: "meta".into(), reason: "bad_signature".into(), count: 3 }];
     let beat = Beat {
@@ -236,7 +238,7 @@ async fn ingest_says_it_lives_and_how_far_it_has_come_and_keeps_what_ingress_say
             let mut tx = world.store.read().await.unwrap();
             let until = store::heartbeat::settled_until(&mut tx, world.now()).await.unwrap();
             drop(tx);
-            if until.is_some_and(|until| until > testkit::rows::NOON + Duration::from_secs(600)) {
+            if until.is_some_and(|until| until > begun + Duration::from_secs(600)) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;

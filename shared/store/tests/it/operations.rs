@@ -3,9 +3,10 @@
 use crate::sql;
 use domain::inbound::InboundMedia;
 use domain::wire::{Beat, Refusals};
-use domain::{AccountId, ConversationId, MessageId, MessageType, Status};
+use domain::{AccountId, ConversationId, MessageId, MessageType, Status, Timestamp};
 use rstest::rstest;
 use std::time::Duration;
+use store::Tx;
 use store::dead_letter::{self, NewDeadLetter, Stage};
 use store::feed::{self, Change};
 use store::heartbeat::{self, Heartbeat, LIVES_FOR};
@@ -84,6 +85,21 @@ async fn a_beat_told_twice_or_late_counts_once(#[values(Database::Sqlite, Databa
     assert_eq!((processes.len(), processes[0].beat_at), (1, NOON + Duration::from_secs(30)));
 }
 
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn ingest(instance: &'static str, beat_at: Timestamp, settled_until: Option<Timestamp>) -> Heartbeat<'static> {
+    Heartbeat {
+        role: "ingest",
+        instance,
+        version: "0.1.0",
+        started_at: NOON,
+        beat_at,
+        settled_until,
+        holds_for: PATIENCE,
+        stats: serde_json::json!({ "items": 17 }),
+    }
+}
+
 #[rstest]
 #[tokio::test]
 async fn how_far_webhooks_are_settled_is_the_least_that_a_living_process_says(
@@ -91,27 +107,64 @@ async fn how_far_webhooks_are_settled_is_the_least_that_a_living_process_says(
 ) {
     let db = fresh_store(database).await.unwrap();
     let mut tx = db.store.begin().await.unwrap();
-    assert_eq!(heartbeat::settled_until(&mut tx, NOON).await.unwrap(), None, "nobody listens");
-    let until = |seconds: u64| Some(NOON - Duration::from_secs(seconds));
-    let beat = |instance: &'static str, settled_until, age: Duration| Heartbeat {
-        role: "ingest",
-        instance,
-        version: "0.1.0",
-        started_at: NOON,
-        beat_at: NOON - age,
-        settled_until,
-        stats: serde_json::json!({ "items": 17 }),
-    };
-    let now = Duration::from_secs(1);
-    heartbeat::beat(&mut tx, &beat("a", until(5), now)).await.unwrap();
-    heartbeat::beat(&mut tx, &beat("b", until(40), now)).await.unwrap();
-    heartbeat::beat(&mut tx, &beat("gone", until(4000), LIVES_FOR)).await.unwrap();
-    assert_eq!(heartbeat::settled_until(&mut tx, NOON).await.unwrap(), until(40));
-    heartbeat::beat(&mut tx, &beat("c", None, now)).await.unwrap();
-    assert_eq!(heartbeat::settled_until(&mut tx, NOON).await.unwrap(), None, "one has not said yet");
+    let now = tx.database_now().await.unwrap();
+    assert_eq!(heartbeat::settled_until(&mut tx, now).await.unwrap(), None, "nobody listens");
+    let ago = |seconds: u64| now - Duration::from_secs(seconds);
+    heartbeat::beat(&mut tx, &ingest("a", ago(1), Some(ago(5)))).await.unwrap();
+    heartbeat::beat(&mut tx, &ingest("b", ago(1), Some(ago(40)))).await.unwrap();
+    assert_eq!(heartbeat::settled_until(&mut tx, now).await.unwrap(), Some(ago(40)));
+    heartbeat::beat(&mut tx, &ingest("c", ago(1), None)).await.unwrap();
+    assert_eq!(heartbeat::settled_until(&mut tx, now).await.unwrap(), None, "one has not said yet");
     heartbeat::end(&mut tx, "ingest", "c").await.unwrap();
-    heartbeat::beat(&mut tx, &beat("b", until(10), now)).await.unwrap();
-    assert_eq!(heartbeat::settled_until(&mut tx, NOON).await.unwrap(), until(10));
+    heartbeat::beat(&mut tx, &ingest("b", ago(1), Some(ago(10)))).await.unwrap();
+    assert_eq!(heartbeat::settled_until(&mut tx, now).await.unwrap(), Some(ago(10)));
+    heartbeat::end_others(&mut tx, "ingest", "a").await.unwrap();
+    assert_eq!(heartbeat::settled_until(&mut tx, now).await.unwrap(), Some(ago(5)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_process_that_fell_silent_counts_for_as_long_as_it_may_hold_what_it_took(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let db = fresh_store(database).await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    let now = tx.database_now().await.unwrap();
+    let ago = |time: Duration| now - time;
+    let second = Duration::from_secs(1);
+    heartbeat::beat(&mut tx, &ingest("well", now, Some(ago(second)))).await.unwrap();
+    let until = async |tx: &mut Tx| heartbeat::settled_until(tx, now).await.unwrap();
+    // It lost its database and holds webhooks that nobody else has.
+    let silent = PATIENCE + LIVES_FOR - 10 * second;
+    heartbeat::beat(&mut tx, &ingest("cut off", ago(silent), Some(ago(silent)))).await.unwrap();
+    assert_eq!(until(&mut tx).await, Some(ago(silent)));
+    heartbeat::beat(&mut tx, &ingest("cut off", ago(PATIENCE + LIVES_FOR), Some(ago(silent)))).await.unwrap();
+    assert_eq!(until(&mut tx).await, Some(ago(second)), "by now it has given everything back");
+    // One that said it holds nothing any more, and one of a version that says nothing about it.
+    let ended = Heartbeat { holds_for: Duration::ZERO, ..ingest("ended", ago(LIVES_FOR - second), Some(ago(silent))) };
+    heartbeat::beat(&mut tx, &ended).await.unwrap();
+    assert_eq!(until(&mut tx).await, Some(ago(silent)));
+    heartbeat::beat(&mut tx, &Heartbeat { beat_at: ago(LIVES_FOR), ..ended }).await.unwrap();
+    assert_eq!(until(&mut tx).await, Some(ago(second)));
+    heartbeat::beat(&mut tx, &ingest("older", ago(silent), Some(ago(silent)))).await.unwrap();
+    sql::run(&mut tx, "UPDATE process_heartbeats SET stats = '{}' WHERE instance = 'older'").await;
+    assert_eq!(until(&mut tx).await, Some(ago(silent)));
+}
+
+#[rstest]
+#[tokio::test]
+async fn nothing_is_settled_that_has_not_come_yet_by_the_clock_of_the_database_or_of_the_asker(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let db = fresh_store(database).await.unwrap();
+    let mut tx = db.store.begin().await.unwrap();
+    let before = tx.database_now().await.unwrap();
+    let hour = Duration::from_secs(3600);
+    heartbeat::beat(&mut tx, &ingest("fast", before, Some(before + hour))).await.unwrap();
+    let until = heartbeat::settled_until(&mut tx, before + hour).await.unwrap().unwrap();
+    let after = tx.database_now().await.unwrap();
+    assert!(before <= until && until <= after, "{before} {until} {after}");
+    assert_eq!(heartbeat::settled_until(&mut tx, before - hour).await.unwrap(), Some(before - hour));
 }
 
 #[rstest]

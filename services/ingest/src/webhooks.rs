@@ -335,6 +335,8 @@ impl Hands {
 
     /// Writes a batch, shared out to the writers.
     async fn write(&self, batch: Batch) -> Outcome {
+        #[cfg(test)]
+        crate::batch::trap::outside(&batch.work);
         let write = |share: Batch| {
             let writer = self.writer.clone();
             tokio::spawn(async move { Box::pin(writer.write(share)).await })
@@ -359,5 +361,130 @@ async fn finished(writing: &mut Option<Writing>) -> Outcome {
     match writing {
         Some(writing) => (&mut writing.task).await.unwrap_or(Outcome::Died),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Deps;
+    use crate::batch::trap;
+    use dispatch::Dispatcher;
+    use domain::wire::{Body, Frame, WebhookBatch, WebhookFrame, WebhookHead};
+    use domain::{Account, Channel, OnUnknown, Secret, Source, TestClock};
+    use queue::topics::WEBHOOKS;
+    use queue::{Queue, QueueOptions, QueueUrl};
+    use rstest::rstest;
+    use runtime::blobs::Blobs;
+    use runtime::config::{BlobsPlace, Tuning};
+    use runtime::health::Health;
+    use runtime::metrics::Metrics;
+    use serde_json::json;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use testkit::amqp::{amqp_url, fresh_prefix};
+    use testkit::rows::NOON;
+    use testkit::{Database, fresh_store, look};
+    use tokio_util::sync::CancellationToken;
+    use uuid::Uuid;
+
+    const NUMBER: &str = "106540352242922";
+
+    fn account() -> Account {
+        Account {
+            name: "sales".parse().unwrap(),
+            channel: Channel::WhatsApp,
+            source: "meta".parse().unwrap(),
+            external_id: NUMBER.into(),
+            parent_external_id: None,
+            portfolio_id: None,
+            display_address: None,
+            api_base: "http://127.0.0.1:9".into(),
+            access_token: Secret::new("token"),
+            rate_per_second: 80.0,
+            pair_interval: Duration::ZERO,
+            pair_burst: 1,
+            window: None,
+            on_unknown: OnUnknown::Hold,
+        }
+    }
+
+    fn frame(n: usize, words: &str) -> Frame {
+        let body = json!({ "object": "whatsapp_business_account", "entry": [{ "id": "1", "changes": [{ "field": "messages", "value": {
+            "messaging_product": "whatsapp", "metadata": { "phone_number_id": NUMBER },
+            "messages": [{ "from": format!("3519120000{n:02}"), "id": format!("wamid.{n}"), "timestamp": "1795339800",
+                "type": "text", "text": { "body": words } }],
+        } }] }] });
+        let head = WebhookHead {
+            source: "meta".parse().unwrap(),
+            received_at: NOON,
+            request_id: Uuid::now_v7(),
+            traceparent: None,
+            headers: Vec::new(),
+            replay: false,
+        };
+        Frame::Webhook(WebhookFrame { head, body: Body::Inline(body.to_string().into()) })
+    }
+
+    #[rstest]
+    #[case::a_bug_in_a_transaction(trap::IN_A_TRANSACTION, "PANIC")]
+    #[case::a_bug_elsewhere(trap::OUTSIDE, "DIED")]
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_webhook_that_makes_the_writer_panic_ends_as_a_dead_letter_and_its_neighbours_are_stored(
+        #[values(false, true)] rabbitmq: bool,
+        #[case] bug: &str,
+        #[case] class: &str,
+    ) {
+        let database = fresh_store(Database::Sqlite).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let url = if rabbitmq {
+            QueueUrl::Amqp(Secret::new(amqp_url().unwrap()))
+        } else {
+            QueueUrl::Embedded(folder.path().join("queue.db"))
+        };
+        let options = QueueOptions { url, prefix: fresh_prefix(), role: "ingest".into(), instance: "test".into() };
+        let queue = Queue::open(options).await.unwrap();
+        queue.health().wait_for(queue::QueueHealth::is_up).await.unwrap();
+        // Neighbours in the same queue message, and in others.
+        for batch in [0..3, 3..6, 6..9] {
+            let frames = batch.map(|n| frame(n, if n == 4 { bug } else { "hello" })).collect();
+            queue.publisher().publish(&WEBHOOKS, None, &WebhookBatch(frames)).await.unwrap();
+        }
+        let deps = Deps {
+            dispatcher: Dispatcher::new(queue.clone(), database.store.clone()),
+            queue,
+            store: database.store.clone(),
+            sources: vec![Source {
+                name: "meta".parse().unwrap(),
+                kind: "meta".into(),
+                secrets: vec![Secret::new("0123456789abcdef")],
+                verify_token: None,
+                max_body: 4 << 20,
+                crm_alias: false,
+            }]
+            .into(),
+            accounts: vec![account()].into(),
+            clock: Arc::new(TestClock::at(NOON)),
+            blobs: Blobs::open(&BlobsPlace::Folder(folder.path().join("blobs"))).unwrap(),
+            tuning: Tuning::default(),
+            instance: "a".into(),
+            metrics: Metrics::new(),
+            health: Health::new(),
+        };
+        let stop = CancellationToken::new();
+        let ingest = tokio::spawn(crate::run(deps, stop.clone()));
+        let stored = async {
+            loop {
+                let url = &database.options.url;
+                let messages = look::texts(url, "SELECT provider_message_id FROM messages ORDER BY 1").await.unwrap();
+                let dead = look::texts(url, "SELECT error_class FROM dead_letters").await.unwrap();
+                if (messages.len(), dead.as_slice()) == (8, &[class.to_owned()]) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), stored).await.expect("eight messages and a dead letter");
+        stop.cancel();
+        ingest.await.unwrap().unwrap();
     }
 }

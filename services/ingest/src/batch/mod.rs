@@ -7,6 +7,8 @@ mod obituary;
 mod read;
 mod resolve;
 mod transact;
+#[cfg(test)]
+pub(crate) mod trap;
 mod write;
 
 pub(crate) use bury::{Bytes as BytesOfDead, insert as bury_all};

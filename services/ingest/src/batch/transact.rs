@@ -82,6 +82,8 @@ pub(super) async fn transact(
     part: Part<'_>,
     now: Timestamp,
 ) -> Result<Written, StoreError> {
+    #[cfg(test)]
+    super::trap::in_a_transaction(part.work.iter().copied());
     let incoming = incoming(part.work);
     for _ in 0..STALE_IN_A_ROW {
         let mut tx = store.begin().await?;

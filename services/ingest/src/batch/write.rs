@@ -7,7 +7,9 @@ use super::{Batch, Hook, Known, Work, bury};
 use crate::Context;
 use crate::hold::{Away, NotWritten, patiently};
 use domain::WebhookEventId;
+use futures_util::FutureExt;
 use queue::topics::WEBHOOKS;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use store::StoreError;
@@ -30,6 +32,8 @@ enum Failed {
 enum Fault {
     /// The database was there and refused it.
     Refused(StoreError),
+    /// Writing it made us panic.
+    Panicked,
 }
 
 impl From<NotWritten> for Failed {
@@ -45,6 +49,7 @@ impl Fault {
     fn cause(&self) -> Cause {
         match self {
             Fault::Refused(error) => Cause::refused(error),
+            Fault::Panicked => Cause::new("PANIC", "the writer failed on it"),
         }
     }
 }
@@ -53,6 +58,7 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Fault::Refused(error) => error.fmt(f),
+            Fault::Panicked => f.write_str("the writer panicked"),
         }
     }
 }
@@ -225,8 +231,13 @@ impl Writer {
         }
     }
 
+    /// As [`Writer::transacted`], and a panic is a fault of what was written: it must not come again and again with all that
+    /// stands beside it.
     async fn commit(&self, part: Part<'_>) -> Result<Written, Failed> {
-        self.transacted(part).await.map_err(Failed::from)
+        match AssertUnwindSafe(self.transacted(part)).catch_unwind().await {
+            Ok(outcome) => outcome.map_err(Failed::from),
+            Err(_) => Err(Failed::ByItself(Fault::Panicked)),
+        }
     }
 
     /// One transaction and what follows its commit: readers are woken, parked receipts looked for once more, lanes moved on.

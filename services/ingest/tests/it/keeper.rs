@@ -1,8 +1,8 @@
 //! The keeper: everything that happens because time passes.
 
-use crate::said::one_status;
+use crate::said::{NOON_SECONDS, one_status};
 use crate::sends::{Office, publish, report};
-use crate::support::{Stack, World};
+use crate::support::{DEADLINE, Stack, World};
 use domain::{AttemptOutcome, OnUnknown};
 use rstest::rstest;
 use std::time::Duration;
@@ -17,6 +17,28 @@ async fn quick(stack: Stack) -> World {
     world.tuning.keeper_interval = Duration::from_millis(50);
     world.tuning.keeper_lease = Duration::from_millis(800);
     world
+}
+
+/// Waits until ingest says that it has heard all there is up to now, and the keeper has had a look at that.
+async fn settled(world: &World) {
+    let soon = world.now() - Duration::from_secs(10);
+    let heard = async {
+        loop {
+            let mut tx = world.store.read().await.unwrap();
+            let until = store::heartbeat::settled_until(&mut tx, world.now()).await.unwrap();
+            drop(tx);
+            if until.is_some_and(|until| until >= soon) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, heard).await.expect("it moves on without webhooks");
+    world.until_turn("evidence").await;
+}
+
+fn seconds_after_noon(world: &World) -> i64 {
+    world.now().millis() / 1000 - NOON_SECONDS
 }
 
 #[rstest]
@@ -92,6 +114,8 @@ async fn silence_counts_once_the_provider_has_spoken_of_something_later_and_we_h
     #[case] status: &'static str,
 ) {
     let mut world = quick(stack).await;
+    world.lives_in_the_past();
+    world.tuning.witness_timeout = Duration::from_secs(24 * 3600);
     world.accounts[0].on_unknown = on_unknown;
     let office = Office::of(&world, 2).await;
     for conversation in 0..2 {
@@ -104,18 +128,19 @@ async fn silence_counts_once_the_provider_has_spoken_of_something_later_and_we_h
     publish(&world, vec![unknown, accepted]).await;
     let ingest = world.start("a");
     world.until(STATUSES, &["SENDING", "SENT"]).await;
+    // By the database's clock, as all else here goes by this world's.
+    world.run("UPDATE sends SET unknown_since = (SELECT created_at FROM messages m WHERE m.id = message_id)").await;
     world.clock.advance(Duration::from_secs(300));
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    world.until(STATES, &["UNKNOWN"]).await;
+    settled(&world).await;
+    assert_eq!(world.texts(STATES).await, ["UNKNOWN"]);
 
     // The witness: a word about the other message, later than the attempt.
-    world.post(&[&one_status(&wamid, "delivered", 200)]).await;
+    world.post(&[&one_status(&wamid, "delivered", seconds_after_noon(&world) - 100)]).await;
     world.until(STATUSES, &["SENDING", "DELIVERED"]).await;
     world.until("SELECT CAST(count(witness_at) AS TEXT) FROM sends", &["1"]).await;
-    world.until(STATES, &["UNKNOWN"]).await;
     world.clock.advance(Duration::from_secs(30));
-    tokio::time::sleep(Duration::from_millis(700)).await;
-    world.until(STATES, &["UNKNOWN"]).await;
+    settled(&world).await;
+    assert_eq!(world.texts(STATES).await, ["UNKNOWN"]);
     world.clock.advance(Duration::from_secs(60));
     world.until(STATES, &[state]).await;
     world.until(STATUSES, &[status, "DELIVERED"]).await;
@@ -155,8 +180,8 @@ async fn a_pause_ends_by_itself(#[values(Stack::SqliteEmbedded, Stack::PostgresR
     tx.commit().await.unwrap();
     office.accept(&world, 0).await;
     let ingest = world.start("a");
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    world.until(STATES, &["WAITING"]).await;
+    world.until_turn("pauses").await;
+    assert_eq!(world.texts(STATES).await, ["WAITING"]);
     world.clock.advance(Duration::from_secs(61));
     world.until(STATES, &["DISPATCHED"]).await;
     ingest.stopped().await;

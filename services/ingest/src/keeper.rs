@@ -4,6 +4,7 @@
 
 mod accounts;
 mod evidence;
+mod gauges;
 mod lanes;
 mod leased;
 mod receipts;
@@ -32,6 +33,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
     jobs.spawn(keep(context.clone(), stop.clone(), "pauses", look, accounts::Pauses));
     jobs.spawn(keep(context.clone(), stop.clone(), "receipts", tuning.receipts_interval, receipts::Parked));
     jobs.spawn(keep(context.clone(), stop.clone(), "retention", PURGE_EVERY, retention::Retention));
+    jobs.spawn(gauges::run(context, stop));
     while let Some(ended) = jobs.join_next().await {
         if let Err(error) = ended {
             // Ends this loop, and with it the process: another one keeps the time meanwhile.

@@ -19,6 +19,7 @@ pub mod accept;
 pub mod account;
 pub mod attempt;
 pub mod audit;
+pub mod backlog;
 pub mod contact;
 pub mod conversation;
 pub mod dead_letter;

@@ -199,6 +199,8 @@ fn open_postgres(url: &str, options: &StoreOptions) -> Result<PgPool> {
             // What is written and read all the time is in memory. With the default, made for discs that turn, a batch of some
             // hundred rows reads a whole table rather than look each of them up.
             ("random_page_cost", "1.1".to_owned()),
+            // No statement of ours runs long enough to earn back the tenths of a second that compiling it takes.
+            ("jit", "off".to_owned()),
             ("statement_timeout", millis(options.statement_timeout)),
             ("lock_timeout", millis(options.statement_timeout / 2)),
             ("idle_in_transaction_session_timeout", millis(options.statement_timeout * 3)),

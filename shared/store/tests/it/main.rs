@@ -3,6 +3,7 @@
 
 mod accept;
 mod accounts;
+mod backlog;
 mod claim;
 mod contact;
 mod decide;

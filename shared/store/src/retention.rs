@@ -34,3 +34,19 @@ pub async fn purge_webhooks(tx: &mut Tx, before: Timestamp) -> Result<u64> {
     Ok(on_backend!(tx, conn => sqlx::query(WEBHOOK_PURGE)
         .bind(At(before)).bind(AT_ONCE / 5).execute(conn).await?.rows_affected()))
 }
+
+/// What waits for the end of its message's call is not old; what waits for a message that is gone is.
+const PARKED_PURGE: &str = "DELETE FROM message_status_events WHERE id IN (
+    SELECT e.id FROM message_status_events e
+     WHERE e.message_id IS NULL AND e.conversation_id IS NULL AND e.received_at < $1
+       AND (e.waits_for_message_id IS NULL OR NOT EXISTS (SELECT 1 FROM messages m WHERE m.id = e.waits_for_message_id))
+     LIMIT $2)";
+
+/// Forgets receipts that arrived before `before` and found no message of ours: another tool sends from the same account.
+/// Returns how many went; call again while there are any.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn purge_parked(tx: &mut Tx, before: Timestamp) -> Result<u64> {
+    Ok(on_backend!(tx, conn => sqlx::query(PARKED_PURGE)
+        .bind(At(before)).bind(AT_ONCE).execute(conn).await?.rows_affected()))
+}

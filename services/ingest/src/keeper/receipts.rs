@@ -1,17 +1,15 @@
 //! Receipts that wait for an id: whoever learnt it looks once more after its commit, and should that process have died in
-//! between, this job does.
+//! between, this job does. It also takes up what waits for a call that is no longer open.
 
 use super::leased::{Job, JobError};
+use super::retention;
 use crate::Context;
 use domain::AccountId;
-use std::time::Duration;
 use store::receipt;
 use tracing::info;
 
 /// Receipts applied in one turn.
 const AT_ONCE: i64 = 500;
-/// A receipt parked longer ago than this waits for a message that is not ours.
-const YOUNGER_THAN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Looks for parked receipts whose message is known by now.
 pub(super) struct Parked;
@@ -20,10 +18,10 @@ impl Job for Parked {
     async fn turn(&mut self, context: &Context) -> Result<(), JobError> {
         let now = context.deps.clock.now();
         let mut tx = context.deps.store.begin().await?;
-        let found = receipt::second_look_at_all(&mut tx, now - YOUNGER_THAN, AT_ONCE, now).await?;
+        let found = receipt::second_look_at_all(&mut tx, now - retention::PARKED, AT_ONCE, now).await?;
         tx.commit().await?;
         if !found.applied.is_empty() {
-            info!(count = found.applied.len(), "Receipts of {} messages had waited for their id", found.applied.len());
+            info!(count = found.applied.len(), "Receipts of {} messages had waited for them", found.applied.len());
             context.deps.store.wake_readers();
             let settled = found.applied.iter().filter(|one| one.settled);
             let accounts: Vec<AccountId> = settled.map(|one| one.account).collect();

@@ -200,6 +200,7 @@ CREATE INDEX sends_due_ix ON sends (channel_account_id, bulk, due_at) WHERE stat
 CREATE INDEX sends_dispatched_ix ON sends (channel_account_id, dispatched_at) WHERE state = 'DISPATCHED';
 CREATE INDEX sends_lease_ix ON sends (lease_until) WHERE state = 'IN_FLIGHT';
 CREATE INDEX sends_unknown_ix ON sends (channel_account_id) WHERE state = 'UNKNOWN';
+CREATE INDEX sends_tried_ix ON sends (message_id) WHERE attempt > 0 AND state <> 'IN_FLIGHT';   -- what the keeper asks whether it is over
 
 CREATE TABLE send_attempts (                           -- written by ingest from results; replaces OutboundMessageLog, OutboundMessageDedup, AiReplyDedup
   id INTEGER PRIMARY KEY AUTOINCREMENT, message_id INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE,

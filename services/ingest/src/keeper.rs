@@ -29,7 +29,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
     jobs.spawn(keep(context.clone(), stop.clone(), "due", look, lanes::FallDue));
     jobs.spawn(keep(context.clone(), stop.clone(), "deadlines", look, lanes::Deadlines));
     jobs.spawn(keep(context.clone(), stop.clone(), "leases", look, lanes::Leases::default()));
-    jobs.spawn(keep(context.clone(), stop.clone(), "evidence", look, evidence::Evidence));
+    jobs.spawn(keep(context.clone(), stop.clone(), "evidence", look, evidence::Evidence::default()));
     jobs.spawn(keep(context.clone(), stop.clone(), "pauses", look, accounts::Pauses));
     jobs.spawn(keep(context.clone(), stop.clone(), "receipts", tuning.receipts_interval, receipts::Parked));
     jobs.spawn(keep(context.clone(), stop.clone(), "retention", PURGE_EVERY, retention::Retention));

@@ -1,11 +1,12 @@
-//! What senders report, into the store. A batch is one transaction; after its commit come the second look for receipts that
-//! were waiting for an id, the lanes' next heads, and only then the acknowledgement. Whatever dies in between comes again,
+//! What senders report, into the store. A batch is one transaction, which also takes up what the provider said while the calls
+//! were open; after its commit come the second look for receipts that were waiting for an id, the lanes' next heads, and only
+//! then the acknowledgement. Whatever dies in between comes again,
 //! and changes nothing the second time.
 
 use crate::Context;
 use crate::hold::{NotWritten, patiently, until_back};
+use domain::AccountId;
 use domain::wire::{SendEvent, SendResults};
-use domain::{AccountId, MessageId};
 use queue::topics::RESULTS;
 use queue::{Consumer, Delivery, Settle};
 use std::collections::BTreeSet;
@@ -105,7 +106,6 @@ async fn process(
 #[derive(Debug, Default)]
 struct Outcome {
     learnt: Vec<(AccountId, String)>,
-    unanswered: Vec<(AccountId, MessageId)>,
     accounts: BTreeSet<AccountId>,
     /// Reports the database will not take, and why.
     refused: Vec<(SendEvent, String)>,
@@ -114,7 +114,6 @@ struct Outcome {
 impl Outcome {
     fn add(&mut self, applied: Applied) {
         self.learnt.extend(applied.learnt);
-        self.unanswered.extend(applied.unanswered);
         self.accounts.extend(applied.accounts);
     }
 
@@ -167,13 +166,12 @@ async fn apply(context: &Context, events: &[SendEvent]) -> Result<Applied, Store
     Ok(applied)
 }
 
-/// Receipts may have come before the id they speak of was known, or while the call was open, and may have missed this commit
-/// by a moment.
+/// Receipts may have come before the id they speak of was known, and may have missed this commit by a moment.
 async fn second_look(context: &Context, stop: &CancellationToken, outcome: &mut Outcome) -> Result<(), Away> {
-    if outcome.learnt.is_empty() && outcome.unanswered.is_empty() {
+    if outcome.learnt.is_empty() {
         return Ok(());
     }
-    let looked = patiently(context, stop, || look(context, outcome)).await;
+    let looked = patiently(context, stop, || look(context, &outcome.learnt)).await;
     match looked {
         Ok(settled) => {
             outcome.accounts.extend(settled);
@@ -188,13 +186,13 @@ async fn second_look(context: &Context, stop: &CancellationToken, outcome: &mut 
     }
 }
 
-/// Accounts in which a lane moved.
-async fn look(context: &Context, outcome: &Outcome) -> Result<Vec<AccountId>, StoreError> {
-    let now = context.deps.clock.now();
+/// The second look for ids that were learnt. Returns accounts in which a lane moved.
+pub(crate) async fn look(context: &Context, learnt: &[(AccountId, String)]) -> Result<Vec<AccountId>, StoreError> {
+    if learnt.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut tx = context.deps.store.begin().await?;
-    let by_id = receipt::second_look(&mut tx, &outcome.learnt, now).await?;
-    let by_correlation = receipt::look_for(&mut tx, &outcome.unanswered, now).await?;
+    let found = receipt::second_look(&mut tx, learnt, context.deps.clock.now()).await?;
     tx.commit().await?;
-    let applied = by_id.applied.into_iter().chain(by_correlation.applied);
-    Ok(applied.filter(|one| one.settled).map(|one| one.account).collect())
+    Ok(found.applied.into_iter().filter(|one| one.settled).map(|one| one.account).collect())
 }

@@ -1,18 +1,24 @@
 //! What senders report, written down: the attempt, the message's status, and what becomes of the row in `sends`. Many
 //! reports in one transaction; a report that comes twice, late, or about an attempt that was overtaken changes nothing that
 //! it should not.
+//!
+//! What the provider itself has said meanwhile waits until the call is over ([`crate::receipt`]), and is taken up in the very
+//! transaction that ends it, acceptances included: another attempt's receipts may wait there too. So a send that is to go
+//! again is never committed while the provider's word lies here that it arrived.
 
 mod decide;
 mod plan;
+mod settle;
 
 pub use decide::Pace;
+pub use settle::{settle, unsettled};
 
 use crate::attempt::{self, AttemptRow};
 use crate::batch::json;
 use crate::column::rows;
 use crate::send::{self, SendRow};
 use crate::set::{Both, numbers};
-use crate::{Result, Tx};
+use crate::{Result, Tx, receipt};
 use decide::{Change, Standing, decide};
 use domain::wire::SendEvent;
 use domain::{AccountId, AttemptOutcome, ConversationId, MessageId, Status, Timestamp};
@@ -48,9 +54,6 @@ rows! {
 pub struct Applied {
     /// Provider ids that were learnt: receipts may be parked under them, see [`crate::receipt::second_look`].
     pub learnt: Vec<(AccountId, String)>,
-    /// Messages whose call ended without an acceptance: receipts that came while it was open wait under their correlation,
-    /// see [`crate::receipt::look_for`].
-    pub unanswered: Vec<(AccountId, MessageId)>,
     /// Accounts in which a lane may have moved, those of reports told again included: something may be due.
     pub accounts: Vec<AccountId>,
     /// Messages that came to an end or another state.
@@ -73,14 +76,15 @@ fn message_of(event: &SendEvent) -> MessageId {
     }
 }
 
-/// Applies reports in their order. After the commit: the second look for what was learnt, dispatch of the accounts, and
-/// only then the acknowledgement.
+/// Applies reports in their order, and then what the provider had said of their messages while their calls were open. After
+/// the commit: the second look for what was learnt, dispatch of the accounts, and only then the acknowledgement.
 /// # Errors
 /// When the database cannot be reached, or one of the events cannot be written; apply them one by one then.
 pub async fn apply(tx: &mut Tx, events: &[SendEvent], times: Times, pace: Pace) -> Result<Applied> {
     let mut applied = Applied::default();
     let mut accounts = BTreeSet::new();
-    lock_conversations(tx, events).await?;
+    let reported: Vec<MessageId> = events.iter().map(message_of).collect::<BTreeSet<_>>().into_iter().collect();
+    lock_conversations(tx, conversations_of(events), &reported).await?;
     // A message's reports are judged one after the other, each by what the one before has left.
     let mut rest: Vec<&SendEvent> = events.iter().collect();
     while !rest.is_empty() {
@@ -90,28 +94,32 @@ pub async fn apply(tx: &mut Tx, events: &[SendEvent], times: Times, pace: Pace) 
         apply_wave(tx, &wave, times, pace, &mut applied, &mut accounts).await?;
         rest = later;
     }
+    let heard = receipt::look_for(tx, &reported, times.now).await?;
+    applied.learnt.extend(heard.look_again);
     applied.accounts = accounts.into_iter().collect();
     Ok(applied)
 }
 
-/// Every path locks conversations, then messages, then sends, each in the order of the ids. Acceptances change no
-/// conversation, so they lock none.
-async fn lock_conversations(tx: &mut Tx, events: &[SendEvent]) -> Result<()> {
-    const CONVERSATION_LOCK: &str = "SELECT id FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
+/// The conversations that reports change. Acceptances change none.
+fn conversations_of(events: &[SendEvent]) -> Vec<i64> {
+    let changing = events.iter().filter_map(|event| match event {
+        SendEvent::Finished(report) if report.outcome != AttemptOutcome::Accepted => Some(report.conversation.get()),
+        _ => None,
+    });
+    changing.collect::<BTreeSet<i64>>().into_iter().collect()
+}
+
+/// Every path locks conversations, then messages, then sends, each in the order of the ids. A failure that waits for one of
+/// the messages will be noted on its conversation, so those are held too.
+async fn lock_conversations(tx: &mut Tx, conversations: Vec<i64>, messages: &[MessageId]) -> Result<()> {
+    const CONVERSATION_LOCK: &str = "SELECT id FROM conversations WHERE id IN (
+        SELECT unnest($1::bigint[]) UNION
+        SELECT m.conversation_id FROM message_status_events e JOIN messages m ON m.id = e.waits_for_message_id
+         WHERE e.message_id IS NULL AND e.waits_for_message_id IS NOT NULL AND e.waits_for_message_id = ANY($2)
+           AND e.status = 'FAILED') ORDER BY id FOR NO KEY UPDATE";
     // SQLite has one writer.
     let Tx::Postgres(tx) = tx else { return Ok(()) };
-    let ids: BTreeSet<i64> = events
-        .iter()
-        .filter_map(|event| match event {
-            SendEvent::Finished(report) if report.outcome != AttemptOutcome::Accepted => {
-                Some(report.conversation.get())
-            }
-            _ => None,
-        })
-        .collect();
-    if !ids.is_empty() {
-        sqlx::query(CONVERSATION_LOCK).bind(ids.into_iter().collect::<Vec<_>>()).execute(tx.conn()).await?;
-    }
+    sqlx::query(CONVERSATION_LOCK).bind(conversations).bind(numbers(messages)).execute(tx.conn()).await?;
     Ok(())
 }
 
@@ -170,6 +178,27 @@ async fn attempts_of(
     Ok(attempts)
 }
 
+/// Generations of which the provider says, in receipts that wait for the call's end, that it took them; of the messages that
+/// a report may fail. A failure has to know, because a status never goes back from it to SENT.
+async fn proofs_of(tx: &mut Tx, wave: &[&SendEvent]) -> Result<HashMap<MessageId, Vec<i16>>> {
+    let failing: Vec<MessageId> = wave
+        .iter()
+        .filter_map(|event| match event {
+            SendEvent::Finished(report)
+                if report.outcome == AttemptOutcome::Rejected || report.give_up_after.is_some() =>
+            {
+                Some(report.message)
+            }
+            _ => None,
+        })
+        .collect();
+    let mut proofs: HashMap<MessageId, Vec<i16>> = HashMap::new();
+    for (message, generation) in receipt::proof_waiting_for(tx, &failing).await? {
+        proofs.entry(message).or_default().push(generation);
+    }
+    Ok(proofs)
+}
+
 async fn apply_wave(
     tx: &mut Tx,
     wave: &[&SendEvent],
@@ -183,13 +212,16 @@ async fn apply_wave(
     let sends: HashMap<MessageId, SendRow> =
         send::lock(tx, &ids).await?.into_iter().map(|row| (row.message_id, row)).collect();
     let attempts = attempts_of(tx, wave, &messages).await?;
+    let proofs = proofs_of(tx, wave).await?;
 
     let (mut records, mut plan) = (Vec::new(), Plan::default());
     for event in wave {
         // A message that was erased meanwhile leaves nothing to write.
         let Some(message) = messages.get(&message_of(event)) else { continue };
         let attempts = attempts.get(&message.id).map(Vec::as_slice).unwrap_or_default();
-        let (record, change) = decide(event, Standing { message, send: sends.get(&message.id), attempts }, pace);
+        let proof = proofs.get(&message.id).map(Vec::as_slice).unwrap_or_default();
+        let standing = Standing { message, send: sends.get(&message.id), attempts, proof };
+        let (record, change) = decide(event, standing, pace);
         records.extend(record);
         // Whoever applied it before may have died before the dispatch.
         accounts.insert(message.channel_account_id);
@@ -200,9 +232,8 @@ async fn apply_wave(
     plan.write(tx, times).await?;
     for record in &records {
         let Some(message) = messages.get(&record.message_id) else { continue };
-        match (&record.provider_message_id, record.outcome) {
-            (Some(id), AttemptOutcome::Accepted) => applied.learnt.push((message.channel_account_id, id.clone())),
-            _ => applied.unanswered.push((message.channel_account_id, message.id)),
+        if let (Some(id), AttemptOutcome::Accepted) = (&record.provider_message_id, record.outcome) {
+            applied.learnt.push((message.channel_account_id, id.clone()));
         }
     }
     Ok(())

@@ -6,6 +6,7 @@ mod beats;
 mod bodies;
 mod dead;
 mod duplicates;
+mod evidence;
 mod gauges;
 mod isolation;
 mod keeper;

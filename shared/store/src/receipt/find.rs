@@ -3,13 +3,14 @@
 use super::{Found, NewReceipt};
 use crate::batch::json;
 use crate::column::rows;
+use crate::send::{self, SendRow};
+use crate::set::numbers;
 use crate::{Result, Tx};
 use domain::{AccountId, ConversationId, Correlation, MessageId, Status};
 use std::collections::HashMap;
 
 /// By the message's own id and by our correlation, which is believed only if the deployment is ours and we sent the message
-/// from the account that the webhook names. While the message's call is still open the correlation waits: settled now, the
-/// lane would go on beside it. Its report takes up what waits ([`super::look_for`]).
+/// from the account that the webhook names.
 macro_rules! matches {
     ($set:literal) => {
         concat!(
@@ -20,7 +21,6 @@ macro_rules! matches {
         LEFT JOIN messages own ON own.provider_message_id = i.id AND own.channel_account_id = i.account AND own.direction = 'OUTBOUND'
         LEFT JOIN messages ours ON ours.id = i.message AND ours.channel_account_id = i.account AND ours.direction = 'OUTBOUND'
              AND i.deployment = (SELECT id FROM deployment)
-             AND NOT EXISTS (SELECT 1 FROM sends s WHERE s.message_id = ours.id AND s.state = 'IN_FLIGHT')
        WHERE own.id IS NOT NULL OR ours.id IS NOT NULL"
         )
     };
@@ -32,27 +32,15 @@ const RECEIPTS_MATCH_SQLITE: &str = matches!(
     "(SELECT value ->> 0 AS at, value ->> 1 AS account, value ->> 2 AS id, value ->> 3 AS deployment, value ->> 4 AS message
         FROM json_each($1)) AS i"
 );
-/// A word about an older generation waits, like a correlation, while a call of the newer one is open.
-macro_rules! unless_open {
-    () => {
-        " WHERE NOT (a.generation < m.send_generation
-            AND EXISTS (SELECT 1 FROM sends s WHERE s.message_id = m.id AND s.state = 'IN_FLIGHT')) ORDER BY a.id"
-    };
-}
 /// By the id of an attempt: for the few that no message has.
-const ATTEMPTS_MATCH_PG: &str = concat!(
-    "SELECT i.at AS at, a.message_id, a.generation, a.attempt
+const ATTEMPTS_MATCH_PG: &str = "SELECT i.at AS at, a.message_id, a.generation, a.attempt
       FROM unnest($1::integer[], $2::bigint[], $3::text[]) AS i(at, account, id)
       JOIN send_attempts a ON a.provider_message_id = i.id
-      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.account",
-    unless_open!()
-);
-const ATTEMPTS_MATCH_SQLITE: &str = concat!(
+      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.account ORDER BY a.id";
+const ATTEMPTS_MATCH_SQLITE: &str =
     "SELECT i.value ->> 0 AS at, a.message_id, a.generation, a.attempt FROM json_each($1) AS i
       JOIN send_attempts a ON a.provider_message_id = i.value ->> 2
-      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.value ->> 1",
-    unless_open!()
-);
+      JOIN messages m ON m.id = a.message_id AND m.channel_account_id = i.value ->> 1 ORDER BY a.id";
 
 rows! {
     /// The messages a receipt found.
@@ -179,11 +167,10 @@ const CONVERSATIONS_LOCK_PG: &str =
     ORDER BY id FOR NO KEY UPDATE";
 
 /// Holds the conversations of messages, in the order of their ids; for what will be noted on them. Before [`lock`].
-pub(super) async fn lock_conversations(tx: &mut Tx, ids: &[MessageId]) -> Result<()> {
+pub(super) async fn lock_conversations(tx: &mut Tx, ids: Vec<MessageId>) -> Result<()> {
     // SQLite has one writer.
     if let (Tx::Postgres(tx), false) = (tx, ids.is_empty()) {
-        let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
-        sqlx::query(CONVERSATIONS_LOCK_PG).bind(ids).execute(tx.conn()).await?;
+        sqlx::query(CONVERSATIONS_LOCK_PG).bind(numbers(&ids)).execute(tx.conn()).await?;
     }
     Ok(())
 }
@@ -202,11 +189,26 @@ pub(super) async fn lock(tx: &mut Tx, ids: Vec<MessageId>) -> Result<Locked> {
     }
     // SQLite has one writer: reading is holding.
     let rows: Vec<LockedMessage> = match tx {
-        Tx::Postgres(tx) => {
-            let ids: Vec<i64> = ids.iter().map(|id| id.get()).collect();
-            sqlx::query_as(MESSAGES_LOCK_PG).bind(ids).fetch_all(tx.conn()).await?
-        }
+        Tx::Postgres(tx) => sqlx::query_as(MESSAGES_LOCK_PG).bind(numbers(&ids)).fetch_all(tx.conn()).await?,
         Tx::Sqlite(tx) => sqlx::query_as(MESSAGES_LOCK_SQLITE).bind(json(&ids)?).fetch_all(&mut **tx).await?,
     };
     Ok(rows.into_iter().map(|row| (row.id, row)).collect())
+}
+
+/// The unfinished sends, by message.
+pub(super) type Unfinished = HashMap<MessageId, SendRow>;
+
+/// The sends of messages that are held, and holds them too. In a statement of its own, after [`lock`]: what a report has
+/// committed before it let go of the messages is seen here. A message that is SENT or further has none.
+pub(super) async fn unfinished(tx: &mut Tx, locked: &Locked) -> Result<Unfinished> {
+    let mut ids: Vec<MessageId> = locked
+        .values()
+        .filter(|message| message.status.rank() < Status::Sent.rank())
+        .map(|message| message.id)
+        .collect();
+    if ids.is_empty() {
+        return Ok(Unfinished::new());
+    }
+    ids.sort_unstable();
+    Ok(send::lock(tx, &ids).await?.into_iter().map(|row| (row.message_id, row)).collect())
 }

@@ -6,6 +6,7 @@ use crate::send::SendRow;
 use domain::retry::{LEAVES_LANE_AFTER, RETRY_AFTER_CAP, retry_delay};
 use domain::wire::{AttemptReport, SendEvent};
 use domain::{AttemptOutcome, MessageId, SendState, Status, Timestamp};
+use std::cmp::Ordering;
 use std::time::Duration;
 
 /// Class of a message the provider refused.
@@ -30,6 +31,23 @@ pub(super) struct Standing<'a> {
     pub(super) message: &'a MessageStanding,
     pub(super) send: Option<&'a SendRow>,
     pub(super) attempts: &'a [AttemptRow],
+    /// Generations that the provider says it took, in receipts that wait for the call's end.
+    pub(super) proof: &'a [i16],
+}
+
+impl Standing<'_> {
+    /// Whether a receipt that waits will settle the message: it is about the generation reported, or about an older one of
+    /// which nobody knew.
+    fn is_proven(&self, generation: i16) -> bool {
+        self.proof.iter().any(|proven| match proven.cmp(&generation) {
+            Ordering::Equal => true,
+            Ordering::Greater => false,
+            Ordering::Less => {
+                let of_it = self.attempts.iter().filter(|row| row.generation == *proven);
+                of_it.max_by_key(|row| row.attempt).is_some_and(|row| row.outcome == AttemptOutcome::Unknown)
+            }
+        })
+    }
 }
 
 /// What becomes of the message and its send.
@@ -148,7 +166,19 @@ fn not_accepted(report: &AttemptReport, standing: Standing<'_>, pace: Pace) -> C
             wait(send, throttled.min(THROTTLED_STEPS), report, pace)
         }
     };
-    unless_settled(standing, report.generation, change)
+    match unless_settled(standing, report.generation, change) {
+        // The sender was refused and the provider says that it took the message: nobody knows, until the receipts that wait
+        // are taken up, in this very transaction.
+        Change::Failed { .. } if send.state == SendState::InFlight && standing.is_proven(report.generation) => {
+            Change::Unknown
+        }
+        change => change,
+    }
+}
+
+/// What is known of a send that is not in flight: that it is over, or nothing.
+pub(super) fn known(standing: Standing<'_>, generation: i16) -> Change {
+    unless_settled(standing, generation, Change::Nothing)
 }
 
 /// Evidence may have been faster than the report, and an acceptance may have had to wait for this attempt to end.
@@ -304,7 +334,7 @@ mod tests {
         send: Option<&SendRow>,
         attempts: &[AttemptRow],
     ) -> Change {
-        decide(&SendEvent::Finished(Box::new(report)), Standing { message, send, attempts }, HALF).1
+        decide(&SendEvent::Finished(Box::new(report)), Standing { message, send, attempts, proof: &[] }, HALF).1
     }
 
     fn past(outcome: AttemptOutcome, generation: i16, attempt: i16) -> AttemptRow {
@@ -379,6 +409,25 @@ mod tests {
         }
     }
 
+    #[rstest]
+    #[case::of_this_generation(1, &[], true)]
+    #[case::of_one_that_was_held(0, &[(1, AttemptOutcome::Unknown)], true)]
+    #[case::of_one_that_failed(0, &[(1, AttemptOutcome::Unknown), (2, AttemptOutcome::Rejected)], false)]
+    #[case::of_one_to_come(2, &[], false)]
+    fn a_refusal_fails_nothing_while_the_providers_own_word_waits(
+        #[case] proven: i16,
+        #[case] before: &[(i16, AttemptOutcome)],
+        #[case] want: bool,
+    ) {
+        let (queued, row) = (message(Status::Queued, 1), send(SendState::InFlight, 1, 2));
+        let attempts: Vec<AttemptRow> = before.iter().map(|(n, outcome)| past(*outcome, 0, *n)).collect();
+        let standing = Standing { message: &queued, send: Some(&row), attempts: &attempts, proof: &[proven] };
+        let refused = SendEvent::Finished(Box::new(report(AttemptOutcome::Rejected, 1, 2)));
+        let (_, change) = decide(&refused, standing, HALF);
+        assert_eq!(change == Change::Unknown, want, "{change:?}");
+        assert_eq!(matches!(change, Change::Failed { .. }), !want);
+    }
+
     #[test]
     fn an_expired_lease_is_unknown_only_under_its_own_token_and_while_in_flight() {
         let expiry = |token: &str| SendEvent::LeaseExpired {
@@ -391,7 +440,7 @@ mod tests {
         };
         let queued = message(Status::Queued, 0);
         let decide = |event: &SendEvent, row: &SendRow| {
-            decide(event, Standing { message: &queued, send: Some(row), attempts: &[] }, HALF)
+            decide(event, Standing { message: &queued, send: Some(row), attempts: &[], proof: &[] }, HALF)
         };
         let (attempt, change) = decide(&expiry("token"), &send(SendState::InFlight, 0, 1));
         assert_eq!((attempt.unwrap().outcome, change), (AttemptOutcome::Unknown, Change::Unknown));

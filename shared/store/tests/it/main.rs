@@ -24,3 +24,5 @@ mod schema;
 mod sending;
 mod silence;
 mod sql;
+mod waiting;
+mod witness;

@@ -1,20 +1,29 @@
 //! The hot paths find their rows by index, whatever the tables have grown to.
 
+use crate::sending::PACE;
 use crate::sql;
-use domain::{AccountId, ConversationId, LeadId, MessageType, Status};
+use domain::wire::SendEvent;
+use domain::{AccountId, ConversationId, LeadId, MessageId, MessageType, Status};
 use std::time::Duration;
 use store::Tx;
 use store::message::{NewInbound, insert_inbound, known_keys};
-use store::receipt::{NewReceipt, apply, second_look, second_look_at_all};
+use store::receipt::{NewReceipt, apply, look_for, second_look, second_look_at_all};
+use store::result::{self, Times, unsettled};
 use testkit::rows::{self, NOON};
 use testkit::{Database, fresh_store};
 
 const SCANS: &str = "SELECT relname || ' ' || seq_scan FROM pg_stat_user_tables
-    WHERE relname IN ('messages', 'conversations', 'leads', 'contacts', 'send_attempts') ORDER BY relname";
+    WHERE relname IN ('messages', 'conversations', 'leads', 'contacts', 'send_attempts', 'sends', 'message_status_events')
+    ORDER BY relname";
 
 async fn scans(store: &store::Store) -> Vec<String> {
     let mut tx = store.begin().await.unwrap();
     sql::texts(&mut tx, SCANS).await
+}
+
+fn expired(message: MessageId) -> SendEvent {
+    let (account, lease_token) = (AccountId::new(1), "t".to_owned());
+    SendEvent::LeaseExpired { message, account, generation: 0, attempt: 1, lease_token, at: NOON }
 }
 
 #[tokio::test]
@@ -37,6 +46,19 @@ async fn storing_messages_and_applying_receipts_scan_no_table_on_postgresql() {
          SELECT i, 1, 'OUTBOUND', 'WHATSAPP', 'text', 'SENT', 'wamid.' || i, 'AGENT', '2026-11-22', now() FROM generate_series(1, 50000) AS i",
         "INSERT INTO send_attempts (message_id, generation, attempt, outcome, provider_message_id, finished_at)
          SELECT id, 0, 1, 'ACCEPTED', provider_message_id, now() FROM messages",
+        "INSERT INTO message_status_events (message_id, conversation_id, channel_account_id, provider_message_id, generation, status,
+           provider_status, source, occurred_at, received_at)
+         SELECT id, conversation_id, 1, provider_message_id, 0, 'SENT', 'sent', 'PROVIDER', '2026-11-21', now() FROM messages",
+        // A campaign that has only just begun, of which some were tried.
+        "INSERT INTO messages (conversation_id, channel_account_id, direction, channel, type, status, origin, occurred_at, created_at)
+         SELECT i, 1, 'OUTBOUND', 'WHATSAPP', 'text', 'QUEUED', 'AGENT', '2026-11-22', now() FROM generate_series(1, 20000) AS i",
+        "INSERT INTO sends (message_id, conversation_id, channel_account_id, seq, attempt, state, due_at, deadline_at, created_at)
+         SELECT id, conversation_id, 1, 1, CASE WHEN id % 500 = 0 THEN 1 ELSE 0 END, 'WAITING', now(), now(), now()
+           FROM messages WHERE status = 'QUEUED'",
+        "INSERT INTO message_status_events (waits_for_message_id, channel_account_id, provider_message_id, generation, correlation,
+           status, provider_status, source, occurred_at, received_at)
+         SELECT message_id, 1, 'wamid.waits.' || message_id, 0, 'r1.' || (SELECT id FROM deployment) || '.' || message_id || '.0.1',
+           'SENDING', 'x', 'PROVIDER', now(), now() FROM sends WHERE attempt > 0",
     ] {
         sql::run(&mut tx, fill).await;
     }
@@ -90,7 +112,14 @@ async fn storing_messages_and_applying_receipts_scan_no_table_on_postgresql() {
         let heard = apply(&mut tx, &receipts, NOON).await.unwrap();
         assert_eq!(heard.parked, 0);
         second_look(&mut tx, &[(account, "wamid.nobody".into())], NOON).await.unwrap();
-        second_look_at_all(&mut tx, NOON - Duration::from_secs(60), 100, NOON).await.unwrap();
+        second_look_at_all(&mut tx, NOON - Duration::from_secs(60), 1, NOON).await.unwrap();
+        let over = unsettled(&mut tx, 100).await.unwrap();
+        let database_now = tx.database_now().await.unwrap();
+        let events: Vec<SendEvent> =
+            (1..=200).map(MessageId::new).chain(over[..1].iter().copied()).map(expired).collect();
+        result::apply(&mut tx, &events, Times { now: NOON, database_now }, PACE).await.unwrap();
+        assert_eq!(look_for(&mut tx, &over[..1], NOON).await.unwrap().applied.len(), 0, "the report took it up");
+        assert_eq!(look_for(&mut tx, &over[1..2], NOON).await.unwrap().applied.len(), 1);
         if let Tx::Postgres(tx) = &mut tx {
             sqlx::query("SELECT pg_stat_force_next_flush()").execute(tx.conn()).await.unwrap();
         }

@@ -42,7 +42,7 @@ async fn seed(tx: &mut Tx) -> Seeded {
 
 /// A message of ours that the provider took under `id`.
 async fn sent(tx: &mut Tx, to: &Seeded, id: &str) -> MessageId {
-    let message = rows::outbound(tx, to, "Hello", Status::Sending, false, NOON).await.unwrap();
+    let message = rows::outbound(tx, to, "Hello", Status::Sending, true, NOON).await.unwrap();
     learn(tx, message, id).await;
     message
 }
@@ -59,7 +59,7 @@ async fn learn(tx: &mut Tx, message: MessageId, id: &str) {
         failure: None,
         failed_at: None,
     };
-    let evidence = send::Evidence { message, generation: 0, attempt: Some(1), status: Status::Sent };
+    let evidence = send::Evidence { message, generation: 0, status: Status::Sent };
     message::advance(tx, &[advance]).await.unwrap();
     send::settle_by_evidence(tx, &[evidence]).await.unwrap();
 }
@@ -104,7 +104,7 @@ async fn ac_6_all_24_orders_of_sent_delivered_read_and_failed_end_read_with_ever
     let when = |status| at(10 + u64::try_from(status_rank(status)).unwrap());
     for (i, order) in orders.iter().enumerate() {
         let id = format!("wamid.{i}");
-        let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, false, NOON).await.unwrap();
+        let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, true, NOON).await.unwrap();
         let accepted = Advance {
             message,
             status: None,
@@ -248,7 +248,7 @@ async fn ac_7_a_receipt_and_a_result_that_miss_each_other_are_joined_by_whicheve
     let store = db.store.clone();
     let mut tx = store.begin().await.unwrap();
     let to = seed(&mut tx).await;
-    let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, false, NOON).await.unwrap();
+    let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, true, NOON).await.unwrap();
     tx.commit().await.unwrap();
 
     let (mut result, mut receipts) = (store.begin().await.unwrap(), store.begin().await.unwrap());
@@ -420,32 +420,7 @@ async fn a_failure_without_a_reason_says_so_and_a_message_in_flight_is_not_overt
     assert_eq!((heard.applied.len(), heard.parked), (0, 1), "it waits for the call's end");
     let in_flight = sql::number(&mut tx, "SELECT count(*) FROM sends WHERE state = 'IN_FLIGHT'").await;
     assert_eq!(in_flight, 1, "the lane stays taken");
-    holds(&mut tx).await;
-}
-
-#[rstest]
-#[tokio::test]
-async fn evidence_that_was_parked_just_as_its_call_ended_is_found_by_the_second_look(
-    #[values(Database::Sqlite, Database::Postgres)] database: Database,
-    #[values(false, true)] by_the_keeper: bool,
-) {
-    let db = fresh_store(database).await.unwrap();
-    let mut tx = db.store.begin().await.unwrap();
-    let to = seed(&mut tx).await;
-    let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, false, NOON).await.unwrap();
-    let correlation = Some(our_correlation(&mut tx, message, 0, 1).await);
-    let heard = told(&mut tx, &[NewReceipt { correlation, ..receipt(&to, WAMID, Status::Sent, at(20)) }]).await;
-    assert_eq!(heard.look_again, [(to.account, WAMID.to_owned())]);
-    // The report came in between and looked before the receipt was there; nobody knows the provider's id.
-    sql::run(&mut tx, "UPDATE sends SET state = 'WAITING', lease_token = NULL, lease_until = NULL").await;
-    let found = if by_the_keeper {
-        second_look_at_all(&mut tx, NOON - std::time::Duration::from_secs(3600), 10, NOON).await.unwrap()
-    } else {
-        second_look(&mut tx, &heard.look_again, NOON).await.unwrap()
-    };
-    assert_eq!((found.applied[0].status, found.applied[0].settled), (Status::Sent, true));
-    assert_eq!(sql::number(&mut tx, "SELECT count(*) FROM sends").await, 0, "it must not go out again");
-    holds(&mut tx).await;
+    assert_eq!(audit(&mut tx, PROMISES).await.unwrap(), []);
 }
 
 #[rstest]
@@ -453,16 +428,18 @@ async fn evidence_that_was_parked_just_as_its_call_ended_is_found_by_the_second_
 async fn evidence_that_came_while_the_call_was_open_counts_once_it_has_ended(
     #[values(Database::Sqlite, Database::Postgres)] database: Database,
     #[values("UNKNOWN", "WAITING")] ended: &'static str,
+    #[values(false, true)] by_the_keeper: bool,
 ) {
     let db = fresh_store(database).await.unwrap();
     let mut tx = db.store.begin().await.unwrap();
     let to = seed(&mut tx).await;
     let message = rows::outbound(&mut tx, &to, "Hello", Status::Sending, false, NOON).await.unwrap();
     let correlation = Some(our_correlation(&mut tx, message, 0, 1).await);
-    told(&mut tx, &[NewReceipt { correlation, ..receipt(&to, WAMID, Status::Delivered, at(20)) }]).await;
-    // Still open: nothing to take up.
-    let open = look_for(&mut tx, &[(to.account, message)], NOON).await.unwrap();
-    assert_eq!((open.applied.len(), open.parked), (0, 1));
+    let heard = told(&mut tx, &[NewReceipt { correlation, ..receipt(&to, WAMID, Status::Delivered, at(20)) }]).await;
+    assert_eq!((heard.applied.len(), heard.parked, heard.look_again.len()), (0, 1, 0), "the report takes it up");
+    let since = NOON - Duration::from_secs(3600);
+    assert_eq!(look_for(&mut tx, &[message], NOON).await.unwrap(), Receipts::default(), "still open");
+    assert_eq!(second_look_at_all(&mut tx, since, 10, NOON).await.unwrap(), Receipts::default(), "still open");
     let end = match ended {
         "UNKNOWN" => {
             "UPDATE sends SET state = 'UNKNOWN', unknown_since = created_at, lease_token = NULL, lease_until = NULL"
@@ -470,9 +447,14 @@ async fn evidence_that_came_while_the_call_was_open_counts_once_it_has_ended(
         _ => "UPDATE sends SET state = 'WAITING', lease_token = NULL, lease_until = NULL",
     };
     sql::run(&mut tx, end).await;
-    let found = look_for(&mut tx, &[(to.account, message)], NOON).await.unwrap();
+    let found = match by_the_keeper {
+        true => second_look_at_all(&mut tx, since, 10, NOON).await.unwrap(),
+        false => look_for(&mut tx, &[message], NOON).await.unwrap(),
+    };
     assert_eq!((found.applied[0].status, found.applied[0].settled), (Status::Delivered, true));
     assert_eq!(sql::texts(&mut tx, STATUS).await, ["DELIVERED"]);
+    assert_eq!(sql::number(&mut tx, "SELECT count(*) FROM sends").await, 0, "it must not go out again");
+    assert_eq!(sql::number(&mut tx, "SELECT count(*) FROM message_status_events").await, 1);
     holds(&mut tx).await;
 }
 

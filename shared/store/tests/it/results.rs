@@ -1,11 +1,11 @@
 //! Reports: applied once, in any order, and never against what is known better.
 
-use crate::sending::{World, finished, lease_expired, number, report_of, seconds};
+use crate::sending::{World, finished, lease_expired, number, seconds};
 use domain::wire::SendEvent;
 use domain::{AttemptOutcome, SendState, Status};
 use rstest::rstest;
+use store::attempt;
 use store::send::{self, Evidence, Silence, Verdict};
-use store::{Tx, attempt};
 use testkit::Database;
 use testkit::rows::NOON;
 
@@ -180,64 +180,14 @@ async fn a_resend_goes_again_at_its_old_place_and_a_late_acceptance_of_the_first
 }
 
 #[rstest]
+#[case::unknown_and_sent(SendState::Unknown, Status::Sent, true)]
+#[case::unknown_and_failed(SendState::Unknown, Status::Failed, true)]
+#[case::queued_says_nothing(SendState::Unknown, Status::Queued, false)]
+#[case::beside_an_open_call(SendState::InFlight, Status::Read, false)]
 #[tokio::test]
-async fn a_witness_is_a_later_word_on_another_message_and_its_arrival_is_kept(
-    #[values(Database::Sqlite, Database::Postgres)] database: Database,
-) {
-    let world = World::with(database, 2).await;
-    let (lost, other) = (world.accept(0, "lost").await, world.accept(1, "other").await);
-    let claimed = world.take("t").await;
-    let attempted = report_of(&claimed[0], AttemptOutcome::Unknown).finished_at;
-    world
-        .report(&[finished(&claimed[0], AttemptOutcome::Unknown), finished(&claimed[1], AttemptOutcome::Accepted)])
-        .await;
-    let silent = silences(&world).await;
-    assert_eq!((silent[0].message_id, silent[0].attempted_at, silent[0].witness_at), (lost, attempted, None));
-
-    status_event(&world, other, -1, 0).await;
-    assert_eq!(silences(&world).await[0].witness_at, None, "said before the attempt ended");
-    status_event(&world, lost, 5, 6).await;
-    assert_eq!(silences(&world).await[0].witness_at, None, "its own words are evidence, not a witness");
-    status_event(&world, other, 5, 9).await;
-    assert_eq!(silences(&world).await[0].witness_at, Some(attempted + seconds(9)));
-    status_event(&world, other, 6, 7).await;
-    assert_eq!(silences(&world).await[0].witness_at, Some(attempted + seconds(9)), "the first one found stays");
-    assert_eq!(silences(&world).await[0].open_dead_letters, 0);
-}
-
-/// A word of the provider's on a message, so many seconds after the attempt by its clock and by ours.
-async fn status_event(world: &World, message: domain::MessageId, said: i64, arrived: i64) {
-    const EVENT: &str = "INSERT INTO message_status_events (message_id, conversation_id, channel_account_id,
-        provider_message_id, status, provider_status, source, occurred_at, received_at)
-        SELECT m.id, m.conversation_id, m.channel_account_id, 'p' || $1, 'DELIVERED', 'x', 'PROVIDER', $2, $3
-          FROM messages m WHERE m.id = $1";
-    let at =
-        |offset: i64| store::At(domain::Timestamp::from_micros((NOON + seconds(21)).micros() + offset * 1_000_000));
-    let mut tx = world.store().begin().await.unwrap();
-    match &mut tx {
-        Tx::Postgres(tx) => {
-            let query = sqlx::query(EVENT).bind(message.get()).bind(at(said)).bind(at(arrived));
-            query.execute(tx.conn()).await.unwrap();
-        }
-        Tx::Sqlite(tx) => {
-            let query = sqlx::query(EVENT).bind(message.get()).bind(at(said)).bind(at(arrived));
-            query.execute(&mut **tx).await.unwrap();
-        }
-    }
-    tx.commit().await.unwrap();
-}
-
-#[rstest]
-#[case::in_flight_and_delivered(SendState::InFlight, 1, Status::Delivered, true)]
-#[case::unknown_and_sent(SendState::Unknown, 1, Status::Sent, true)]
-#[case::unknown_and_failed(SendState::Unknown, 1, Status::Failed, true)]
-#[case::queued_says_nothing(SendState::Unknown, 1, Status::Queued, false)]
-#[case::of_an_earlier_attempt(SendState::InFlight, 0, Status::Read, false)]
-#[tokio::test]
-async fn evidence_finishes_a_send_unless_a_later_attempt_is_in_flight(
+async fn evidence_finishes_a_send_unless_a_call_is_open(
     #[values(Database::Sqlite, Database::Postgres)] database: Database,
     #[case] state: SendState,
-    #[case] attempt: i16,
     #[case] status: Status,
     #[case] finishes: bool,
 ) {
@@ -248,7 +198,7 @@ async fn evidence_finishes_a_send_unless_a_later_attempt_is_in_flight(
         world.report(&[finished(&claimed[0], AttemptOutcome::Unknown)]).await;
     }
     let mut tx = world.store().begin().await.unwrap();
-    let evidence = Evidence { message, generation: 0, attempt: Some(attempt), status };
+    let evidence = Evidence { message, generation: 0, status };
     let settled = send::settle_by_evidence(&mut tx, &[evidence]).await.unwrap();
     assert_eq!(settled.len(), usize::from(finishes));
     if finishes {
@@ -266,7 +216,7 @@ async fn evidence_of_an_older_generation_stops_a_newer_one_only_when_it_proves_d
     crate::sending::execute(world.store(), "UPDATE sends SET generation = 1").await;
     let settle = async |status: Status| {
         let mut tx = world.store().begin().await.unwrap();
-        let evidence = Evidence { message, generation: 0, attempt: None, status };
+        let evidence = Evidence { message, generation: 0, status };
         send::settle_by_evidence(&mut tx, &[evidence]).await.unwrap().len()
     };
     assert_eq!((settle(Status::Sent).await, settle(Status::Failed).await), (0, 0));

@@ -1,0 +1,531 @@
+//! The provider's word beside an open call: it waits, and the transaction that ends the call takes it up.
+
+use crate::sending::{World, execute, finished, lease_expired, number, seconds};
+use crate::sql;
+use domain::{AttemptOutcome, Correlation, MessageId, SendState, Status, Timestamp};
+use rstest::rstest;
+use std::time::Duration;
+use store::decide::{self, Decided};
+use store::promises::{PROMISES, SETTLED, audit};
+use store::receipt::{self, NewReceipt, Receipts, parked_count};
+use store::result::{self, Times};
+use store::retention::purge_parked;
+use store::send::{self, Claimed, Verdict};
+use store::{Store, Tx};
+use testkit::Database;
+use testkit::rows::NOON;
+
+fn told_at() -> Timestamp {
+    NOON + seconds(401)
+}
+
+/// What the provider says of an attempt, under `id`, with or without what we gave it when sending.
+fn said(world: &World, claim: &Claimed, id: &str, status: Status, named: bool) -> NewReceipt {
+    let correlation = Correlation {
+        deployment: claim.deployment.parse().unwrap(),
+        message: claim.message_id,
+        generation: claim.generation,
+        attempt: claim.attempt,
+    };
+    NewReceipt {
+        account: world.account,
+        provider_message_id: id.into(),
+        status: Some(status),
+        provider_status: status.as_str().to_lowercase(),
+        occurred_at: NOON + seconds(400),
+        received_at: told_at(),
+        correlation: named.then(|| correlation.to_string()),
+        error_code: (status == Status::Failed).then(|| "131026".into()),
+        error_message: (status == Status::Failed).then(|| "Message undeliverable".into()),
+        pricing: None,
+        raw: None,
+        webhook: None,
+    }
+}
+
+async fn tell(store: &Store, receipts: &[NewReceipt]) -> Receipts {
+    let mut tx = store.begin().await.unwrap();
+    let told = receipt::apply(&mut tx, receipts, told_at()).await.unwrap();
+    tx.commit().await.unwrap();
+    told
+}
+
+async fn conclude(world: &World, verdict: Verdict) {
+    let mut tx = world.store().begin().await.unwrap();
+    let silent = send::silences(&mut tx, 10).await.unwrap();
+    send::conclude(&mut tx, &silent.iter().collect::<Vec<_>>(), verdict, NOON).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// A message of which nobody knows whether attempt 1 was taken, and whose attempt 2 is being called.
+async fn second_call(world: &World) -> (Claimed, Claimed) {
+    world.accept(0, "hello").await;
+    let first = world.take("t1").await.pop().unwrap();
+    world.report(&[finished(&first, AttemptOutcome::Unknown)]).await;
+    conclude(world, Verdict::Resend).await;
+    let second = world.take("t2").await.pop().unwrap();
+    assert_eq!((first.attempt, second.attempt), (1, 2));
+    (first, second)
+}
+
+async fn texts(world: &World, query: &'static str) -> Vec<String> {
+    sql::texts(&mut world.store().read().await.unwrap(), query).await
+}
+
+async fn stands(world: &World, message: MessageId) -> (Status, Option<SendState>) {
+    (world.message(message).await.status, world.state_of(message).await)
+}
+
+async fn is_all_settled(world: &World) {
+    world.keeps_its_promises().await;
+    nothing_waits(world).await;
+}
+
+async fn nothing_waits(world: &World) {
+    let mut tx = world.store().read().await.unwrap();
+    assert_eq!(audit(&mut tx, SETTLED).await.unwrap(), []);
+    assert_eq!(parked_count(&mut tx).await.unwrap(), 0);
+}
+
+/// The provider took both attempts, as may happen where an account sends again after silence; everything else holds.
+async fn is_all_settled_and_was_taken_twice(world: &World) {
+    let mut tx = world.store().read().await.unwrap();
+    let broken = audit(&mut tx, PROMISES).await.unwrap();
+    assert_eq!(broken.iter().map(|one| one.promise).collect::<Vec<_>>(), ["one_acceptance_per_generation"]);
+    drop(tx);
+    nothing_waits(world).await;
+}
+
+const WAITING: &str = "SELECT count(*) FROM message_status_events e JOIN messages m ON m.id = e.waits_for_message_id
+    WHERE e.message_id IS NULL AND e.conversation_id IS NULL";
+const EVENTS: &str = "SELECT status || CASE WHEN applied THEN '+' ELSE '' END FROM message_status_events
+    WHERE source = 'PROVIDER' ORDER BY id";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    OwnId,
+    AttemptsId,
+    Correlation,
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_receipt_that_finds_a_message_whose_call_is_open_waits_whichever_way_it_found_it(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(Route::OwnId, Route::AttemptsId, Route::Correlation)] route: Route,
+    #[values(Status::Sent, Status::Delivered, Status::Failed)] status: Status,
+) {
+    let world = World::with(database, 1).await;
+    let message = world.accept(0, "hello").await;
+    let mut claim = world.take("t").await.pop().unwrap();
+    if route == Route::OwnId {
+        execute(world.store(), "UPDATE messages SET provider_message_id = 'wamid.A' WHERE direction = 'OUTBOUND'")
+            .await;
+    }
+    if route == Route::AttemptsId {
+        let mut again = finished(&claim, AttemptOutcome::Retry);
+        if let domain::wire::SendEvent::Finished(report) = &mut again {
+            report.provider_message_id = Some("wamid.A".into());
+        }
+        world.report(&[again]).await;
+        world.dispatch_at(world.now().await + seconds(6), 64).await;
+        claim = world.claim("t2", &[message]).await.pop().unwrap();
+    }
+    let receipt = said(&world, &claim, "wamid.A", status, route == Route::Correlation);
+    let told = tell(world.store(), std::slice::from_ref(&receipt)).await;
+    assert_eq!((told.applied.len(), told.parked, told.look_again.len()), (0, 1, 0), "{told:?}");
+    assert_eq!(number(world.store(), WAITING).await, 1);
+    assert_eq!(stands(&world, message).await, (Status::Queued, Some(SendState::InFlight)), "the lane stays taken");
+    assert_eq!(tell(world.store(), std::slice::from_ref(&receipt)).await.duplicates, 1);
+    world.keeps_its_promises().await;
+
+    world.report(&[finished(&claim, AttemptOutcome::Retry)]).await;
+    assert_eq!(stands(&world, message).await, (status, None));
+    assert_eq!(tell(world.store(), &[receipt]).await.duplicates, 1, "it is still the same one told again");
+    assert_eq!(texts(&world, EVENTS).await, [format!("{status}+")]);
+    is_all_settled(&world).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_is_not_ours_waits_under_its_id_and_for_nobody(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    world.accept(0, "hello").await;
+    let claim = world.take("t").await.pop().unwrap();
+    let stranger = Claimed { deployment: "zzzzzzzzzz".into(), ..claim };
+    let told = tell(world.store(), &[said(&world, &stranger, "wamid.A", Status::Sent, true)]).await;
+    assert_eq!((told.parked, told.look_again), (1, vec![(world.account, "wamid.A".to_owned())]));
+    assert_eq!(number(world.store(), WAITING).await, 0);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Report(AttemptOutcome),
+    GaveUp,
+    Lease,
+}
+
+#[rstest]
+#[case::retry(End::Report(AttemptOutcome::Retry))]
+#[case::throttled(End::Report(AttemptOutcome::Throttled))]
+#[case::account_broken(End::Report(AttemptOutcome::AccountBroken))]
+#[case::unknown(End::Report(AttemptOutcome::Unknown))]
+#[case::rejected(End::Report(AttemptOutcome::Rejected))]
+#[case::gave_up(End::GaveUp)]
+#[case::lease_expired(End::Lease)]
+#[tokio::test]
+async fn what_waited_is_taken_up_by_the_transaction_that_ends_the_call(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(Status::Sent, Status::Delivered)] status: Status,
+    #[case] end: End,
+) {
+    let world = World::with(database, 1).await;
+    let (message, behind) = (world.accept(0, "hello").await, world.accept(0, "behind").await);
+    let claim = world.take("t").await.pop().unwrap();
+    tell(world.store(), &[said(&world, &claim, "wamid.A", status, true)]).await;
+    // Under the same id without a correlation: found once the first has taught us whose it is.
+    let nameless =
+        NewReceipt { provider_status: "sent".into(), ..said(&world, &claim, "wamid.A", Status::Sent, false) };
+    tell(world.store(), &[NewReceipt { occurred_at: NOON + seconds(399), ..nameless }]).await;
+    let event = match end {
+        End::Report(outcome) => finished(&claim, outcome),
+        End::Lease => lease_expired(&claim, "t"),
+        End::GaveUp => match finished(&claim, AttemptOutcome::Retry) {
+            domain::wire::SendEvent::Finished(mut report) => {
+                report.give_up_after = Some(1);
+                domain::wire::SendEvent::Finished(report)
+            }
+            other => other,
+        },
+    };
+    let applied = world.report(&[event]).await;
+    // Nothing but that one transaction: no state in between was ever to be seen.
+    assert_eq!(stands(&world, message).await, (status, None));
+    assert!(!world.message(message).await.unknown);
+    assert_eq!(world.dispatch().await, [behind]);
+    assert_eq!(applied.learnt, [(world.account, "wamid.A".to_owned())]);
+    let mut tx = world.store().begin().await.unwrap();
+    receipt::second_look(&mut tx, &applied.learnt, told_at()).await.unwrap();
+    tx.commit().await.unwrap();
+    is_all_settled(&world).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_acceptance_takes_up_what_waited_under_another_attempts_id(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_call(&world).await;
+    tell(world.store(), &[said(&world, &first, "wamid.A", Status::Read, true)]).await;
+    world.report(&[finished(&second, AttemptOutcome::Accepted)]).await;
+    let shown = world.message(first.message_id).await;
+    assert_eq!((shown.status, shown.provider_id), (Status::Read, Some(format!("wamid.out.{}.2", first.message_id))));
+    is_all_settled_and_was_taken_twice(&world).await;
+}
+
+#[rstest]
+#[case::failure_first(true)]
+#[case::acceptance_first(false)]
+#[tokio::test]
+async fn the_failure_of_one_attempt_does_not_fail_a_message_that_another_attempt_brought(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(true, false)] named: bool,
+    #[case] failure_first: bool,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_call(&world).await;
+    if !named {
+        // Its own report came late: the id is known, and that it was taken.
+        world.report(&[finished(&first, AttemptOutcome::Accepted)]).await;
+    }
+    let id = format!("wamid.out.{}.1", first.message_id);
+    let failure = said(&world, &first, &id, Status::Failed, named);
+    let accepted = finished(&second, AttemptOutcome::Accepted);
+    if failure_first {
+        assert_eq!(tell(world.store(), &[failure]).await.parked, 1);
+        world.report(&[accepted]).await;
+    } else {
+        world.report(&[accepted]).await;
+        assert!(!tell(world.store(), &[failure]).await.applied[0].raised);
+    }
+    assert_eq!(stands(&world, first.message_id).await, (Status::Sent, None));
+    assert_eq!(texts(&world, EVENTS).await, ["FAILED"], "stored, not applied");
+    if named {
+        let mut tx = world.store().read().await.unwrap();
+        assert_eq!(audit(&mut tx, PROMISES).await.unwrap(), []);
+        let outcomes = "SELECT outcome FROM send_attempts ORDER BY attempt";
+        assert_eq!(texts(&world, outcomes).await, ["REJECTED", "ACCEPTED"]);
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_failure_of_an_earlier_attempt_says_nothing_of_a_later_one_that_nobody_knows_of(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(true, false)] held: bool,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_call(&world).await;
+    let message = first.message_id;
+    tell(world.store(), &[said(&world, &first, "wamid.A", Status::Failed, true)]).await;
+    world.report(&[finished(&second, AttemptOutcome::Unknown)]).await;
+    assert_eq!(stands(&world, message).await, (Status::Sending, Some(SendState::Unknown)), "it may have been sent");
+    if held {
+        conclude(&world, Verdict::Hold).await;
+    }
+    assert_eq!(result_of_keeper(&world).await, [], "a failure settles nothing either");
+    world.keeps_its_promises().await;
+    tell(world.store(), &[said(&world, &second, "wamid.B", Status::Delivered, true)]).await;
+    assert_eq!(stands(&world, message).await, (Status::Delivered, None));
+    is_all_settled(&world).await;
+}
+
+/// What the keeper does at each turn. Returns what there was to settle.
+async fn result_of_keeper(world: &World) -> Vec<MessageId> {
+    let mut tx = world.store().begin().await.unwrap();
+    let unsettled = result::unsettled(&mut tx, 100).await.unwrap();
+    let times = Times { now: told_at(), database_now: tx.database_now().await.unwrap() };
+    let settled = result::settle(&mut tx, &unsettled, times).await.unwrap();
+    assert_eq!(settled.accounts.is_empty(), unsettled.is_empty());
+    tx.commit().await.unwrap();
+    unsettled
+}
+
+async fn give_back(world: &World, claim: &Claimed, token: &str) {
+    let mut tx = world.store().begin().await.unwrap();
+    assert_eq!(send::give_back(&mut tx, token, &[claim.message_id]).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    assert_eq!(world.state_of(claim.message_id).await, Some(SendState::Waiting));
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Report,
+    Receipt(Status),
+}
+
+#[rstest]
+#[case::its_own_late_report(Word::Report, Status::Sent)]
+#[case::sent(Word::Receipt(Status::Sent), Status::Sent)]
+#[case::read(Word::Receipt(Status::Read), Status::Read)]
+#[case::failed(Word::Receipt(Status::Failed), Status::Failed)]
+#[tokio::test]
+async fn a_word_on_the_first_attempt_settles_the_send_when_the_second_is_given_back(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[case] word: Word,
+    #[case] want: Status,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_call(&world).await;
+    let behind = world.accept(0, "behind").await;
+    match word {
+        Word::Report => drop(world.report(&[finished(&first, AttemptOutcome::Accepted)]).await),
+        Word::Receipt(status) => drop(tell(world.store(), &[said(&world, &first, "wamid.A", status, true)]).await),
+    }
+    assert_eq!(result_of_keeper(&world).await, [], "not beside the open call");
+    give_back(&world, &second, "t2").await;
+    world.keeps_its_promises().await;
+    assert_eq!(result_of_keeper(&world).await, [first.message_id]);
+    assert_eq!(stands(&world, first.message_id).await, (want, None));
+    assert_eq!(world.dispatch().await, [behind], "the lane goes on");
+    assert_eq!(result_of_keeper(&world).await, []);
+    is_all_settled(&world).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_word_on_the_old_generation_settles_the_new_one_when_its_first_call_is_given_back(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let message = world.accept(0, "hello").await;
+    let first = world.take("t1").await.pop().unwrap();
+    world.report(&[finished(&first, AttemptOutcome::Unknown)]).await;
+    conclude(&world, Verdict::Hold).await;
+    let again = decide::Again { now: told_at(), deadline: seconds(3600), traceparent: None };
+    let mut tx = world.store().begin().await.unwrap();
+    decide::send_again(&mut tx, world.conversations[0].conversation, message, again).await.unwrap();
+    tx.commit().await.unwrap();
+    let second = world.take("t2").await.pop().unwrap();
+    tell(world.store(), &[said(&world, &first, "wamid.A", Status::Sent, true)]).await;
+    give_back(&world, &second, "t2").await;
+    assert_eq!(world.send_of(message).await.map(|row| row.attempt), Some(0));
+    assert_eq!(result_of_keeper(&world).await, [message]);
+    assert_eq!(stands(&world, message).await, (Status::Sent, None));
+    is_all_settled(&world).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_the_provider_took_is_neither_given_up_nor_taken_back_before_it_is_settled(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(Word::Report, Word::Receipt(Status::Sent))] word: Word,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_call(&world).await;
+    match word {
+        Word::Report => drop(world.report(&[finished(&first, AttemptOutcome::Accepted)]).await),
+        Word::Receipt(status) => drop(tell(world.store(), &[said(&world, &first, "wamid.A", status, true)]).await),
+    }
+    give_back(&world, &second, "t2").await;
+    let mut tx = world.store().begin().await.unwrap();
+    let tomorrow = tx.database_now().await.unwrap() + seconds(25 * 3600);
+    assert_eq!(send::expire(&mut tx, tomorrow, NOON, 10).await.unwrap(), []);
+    let conversation = world.conversations[0].conversation;
+    let cancelled = decide::cancel(&mut tx, conversation, first.message_id, told_at()).await.unwrap();
+    assert!(matches!(cancelled, Decided::WrongState(_)), "{cancelled:?}");
+    tx.commit().await.unwrap();
+    assert_eq!(result_of_keeper(&world).await, [first.message_id]);
+    assert_eq!(stands(&world, first.message_id).await, (Status::Sent, None));
+    is_all_settled(&world).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_receipt_that_settles_a_send_takes_along_what_had_waited_for_it(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_call(&world).await;
+    tell(world.store(), &[said(&world, &first, "wamid.A", Status::Delivered, true)]).await;
+    give_back(&world, &second, "t2").await;
+    let told = tell(world.store(), &[said(&world, &first, "wamid.A", Status::Sent, true)]).await;
+    assert!(told.applied.iter().any(|one| one.settled));
+    assert_eq!(stands(&world, first.message_id).await, (Status::Delivered, None));
+    is_all_settled(&world).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_receipt_of_nobodys_is_forgotten_after_its_time_and_what_waits_for_a_call_is_not(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    world.accept(0, "hello").await;
+    let claim = world.take("t").await.pop().unwrap();
+    let late =
+        NewReceipt { received_at: told_at() + seconds(60), ..said(&world, &claim, "wamid.C", Status::Read, false) };
+    let receipts = [
+        said(&world, &claim, "wamid.A", Status::Sent, false),
+        said(&world, &claim, "wamid.B", Status::Sent, true),
+        late,
+    ];
+    assert_eq!(tell(world.store(), &receipts).await.parked, 3);
+    let purge = async |before: Timestamp| {
+        let mut tx = world.store().begin().await.unwrap();
+        let gone = purge_parked(&mut tx, before).await.unwrap();
+        tx.commit().await.unwrap();
+        gone
+    };
+    assert_eq!(purge(told_at()).await, 0, "not yet");
+    assert_eq!(purge(told_at() + seconds(1)).await, 1);
+    let left = "SELECT provider_message_id FROM message_status_events ORDER BY provider_message_id";
+    assert_eq!(texts(&world, left).await, ["wamid.B", "wamid.C"]);
+    // The person was forgotten, and with them the message.
+    execute(world.store(), "DELETE FROM messages WHERE direction = 'OUTBOUND'").await;
+    world.keeps_its_promises().await;
+    assert_eq!(purge(told_at() + seconds(1)).await, 1);
+    assert_eq!(texts(&world, left).await, ["wamid.C"]);
+}
+
+/// Until somebody waits for a lock of somebody else's.
+async fn until_one_waits(store: &Store) {
+    const WAITS: &str =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let waits = async {
+        while number(store, WAITS).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waits).await.expect("they meet");
+}
+
+/// Two transactions on one message, each begun before the other has committed. SQLite has one writer: nothing overlaps there.
+#[rstest]
+#[case::the_receipt_is_first(true)]
+#[case::the_report_is_first(false)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receipt_and_the_report_that_ends_the_call_never_miss_each_other(
+    #[case] receipt_first: bool,
+    #[values(AttemptOutcome::Retry, AttemptOutcome::Unknown, AttemptOutcome::Accepted)] outcome: AttemptOutcome,
+    #[values(true, false)] named: bool,
+) {
+    let world = World::with(Database::Postgres, 1).await;
+    let (first, second) = second_call(&world).await;
+    if !named {
+        // By its own id, as an acceptance of the first attempt once taught it.
+        execute(world.store(), "UPDATE messages SET provider_message_id = 'wamid.A' WHERE direction = 'OUTBOUND'")
+            .await;
+    }
+    let receipt = [said(&world, &first, "wamid.A", Status::Delivered, named)];
+    let event = [finished(&second, outcome)];
+    let store = world.store().clone();
+    let report = async |tx: &mut Tx| {
+        let database_now = tx.database_now().await.unwrap();
+        let times = Times { now: told_at(), database_now };
+        result::apply(tx, &event, times, crate::sending::PACE).await.unwrap();
+    };
+    let mut one = store.begin().await.unwrap();
+    let mut other = store.begin().await.unwrap();
+    if receipt_first {
+        assert_eq!(receipt::apply(&mut one, &receipt, told_at()).await.unwrap().parked, 1);
+    } else {
+        report(&mut one).await;
+    }
+    let second_one = async {
+        if receipt_first {
+            report(&mut other).await;
+        } else {
+            receipt::apply(&mut other, &receipt, told_at()).await.unwrap();
+        }
+        other.commit().await.unwrap();
+    };
+    let first_one = async {
+        until_one_waits(&store).await;
+        one.commit().await.unwrap();
+    };
+    tokio::join!(second_one, first_one);
+    assert_eq!(stands(&world, first.message_id).await, (Status::Delivered, None));
+    match (outcome, named) {
+        (AttemptOutcome::Accepted, true) => is_all_settled_and_was_taken_twice(&world).await,
+        _ => is_all_settled(&world).await,
+    }
+}
+
+#[rstest]
+#[case::the_receipt_is_first(true)]
+#[case::the_claim_is_first(false)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_receipt_and_a_claim_at_the_same_moment_the_later_one_sees_the_earlier(#[case] receipt_first: bool) {
+    let world = World::with(Database::Postgres, 1).await;
+    let message = world.accept(0, "hello").await;
+    let first = world.take("t1").await.pop().unwrap();
+    world.report(&[finished(&first, AttemptOutcome::Unknown)]).await;
+    conclude(&world, Verdict::Resend).await;
+    assert_eq!(world.dispatch().await, [message]);
+    let receipt = [said(&world, &first, "wamid.A", Status::Sent, true)];
+    let store = world.store().clone();
+    let mut one = store.begin().await.unwrap();
+    let commit = async |one: Tx| {
+        until_one_waits(&store).await;
+        one.commit().await.unwrap();
+    };
+    if receipt_first {
+        assert!(receipt::apply(&mut one, &receipt, told_at()).await.unwrap().applied[0].settled);
+        let messages = [message];
+        let (claimed, ()) = tokio::join!(world.claim("t2", &messages), commit(one));
+        assert!(claimed.is_empty(), "it is gone");
+        assert_eq!(stands(&world, message).await, (Status::Sent, None));
+    } else {
+        const CLAIM: &str =
+            "UPDATE sends SET state = 'IN_FLIGHT', attempt = 2, lease_token = 't2', lease_until = now()";
+        sql::run(&mut one, CLAIM).await;
+        let (told, ()) = tokio::join!(tell(&store, &receipt), commit(one));
+        assert_eq!((told.parked, told.applied.len()), (1, 0), "it waits for the call");
+        assert_eq!(stands(&world, message).await, (Status::Queued, Some(SendState::InFlight)));
+    }
+    world.keeps_its_promises().await;
+}

@@ -11,8 +11,8 @@ use crate::feed::{self, Change};
 use crate::send::{self, SendRow};
 use crate::set::Both;
 use crate::tx::on_backend;
-use crate::{At, Result, Tx};
-use domain::{AccountId, ConversationId, Direction, MessageId, SendState, Status, Timestamp, UserId};
+use crate::{At, Result, Tx, attempt, receipt};
+use domain::{AccountId, AttemptOutcome, ConversationId, Direction, MessageId, SendState, Status, Timestamp, UserId};
 use std::time::Duration;
 
 /// Class of a message that a person took back before it left.
@@ -195,8 +195,8 @@ pub async fn send_again(
     go_again(tx, &subject, again).await
 }
 
-/// A FAILED message is tried again, whatever it failed for; also one that was taken back or given up. The window is the
-/// caller's to check.
+/// A FAILED message is tried again, whatever it failed for; also one that was taken back or given up. Not while a row of it
+/// is left in `sends`: a call may be open. The window is the caller's to check.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn retry(tx: &mut Tx, conversation: ConversationId, message: MessageId, again: Again<'_>) -> Result<Decided> {
@@ -204,7 +204,7 @@ pub async fn retry(tx: &mut Tx, conversation: ConversationId, message: MessageId
         Ok(subject) => subject,
         Err(decided) => return Ok(decided),
     };
-    if subject.message.status != Status::Failed {
+    if subject.message.status != Status::Failed || subject.send.is_some() {
         return Ok(Decided::WrongState(subject.standing()));
     }
     go_again(tx, &subject, again).await
@@ -280,8 +280,18 @@ const CONVERSATION_UNANSWERED: &str = "UPDATE conversations SET version = versio
            AND m.direction = 'OUTBOUND' AND m.channel <> 'INTERNAL_NOTE' AND m.status <> 'FAILED')
       THEN last_inbound_at ELSE needs_reply_since END WHERE id = $1";
 
+/// Whether the provider took an earlier attempt, or has said something of the message that waits to be taken up: it is not
+/// ours any more, although its row does not show it yet ([`crate::result::settle`]).
+async fn is_spoken_for(tx: &mut Tx, subject: &Subject) -> Result<bool> {
+    let Some(send) = &subject.send else { return Ok(false) };
+    let taken = attempt::of(tx, &[send.message_id]).await?.into_iter();
+    let mut taken = taken.filter(|row| row.generation == send.generation && row.outcome == AttemptOutcome::Accepted);
+    Ok(taken.next().is_some() || !receipt::waiting_for(tx, &[send.message_id]).await?.is_empty())
+}
+
 /// A message that has not left yet (SCHEDULED, WAITING, DISPATCHED) does not go: FAILED, class [`CANCELLED`], and its key
-/// stays used. What is IN_FLIGHT or UNKNOWN is on its way, what is HELD may have arrived: neither can be taken back.
+/// stays used. What is IN_FLIGHT or UNKNOWN is on its way, what is HELD may have arrived, and of what waits for another
+/// attempt the provider may have taken an earlier one: none of them can be taken back.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn cancel(tx: &mut Tx, conversation: ConversationId, message: MessageId, now: Timestamp) -> Result<Decided> {
@@ -291,6 +301,9 @@ pub async fn cancel(tx: &mut Tx, conversation: ConversationId, message: MessageI
     };
     let state = subject.send.as_ref().map(|send| send.state);
     if !matches!(state, Some(SendState::Scheduled | SendState::Waiting | SendState::Dispatched)) {
+        return Ok(Decided::WrongState(subject.standing()));
+    }
+    if is_spoken_for(tx, &subject).await? {
         return Ok(Decided::WrongState(subject.standing()));
     }
     on_backend!(&mut *tx, conn => {

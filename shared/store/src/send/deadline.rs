@@ -23,15 +23,33 @@ rows! {
     }
 }
 
-const SEND_OVERDUE: &str = "SELECT message_id, conversation_id, channel_account_id FROM sends
-    WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1 ORDER BY message_id LIMIT $2";
+/// What the provider has taken in an earlier attempt, or has spoken of, is not given up: the keeper settles it
+/// ([`crate::result::settle`]). Asked row by row, as there.
+macro_rules! nobody_took_it {
+    () => {
+        " AND (attempt = 0 OR (SELECT a.id FROM send_attempts a WHERE a.message_id = sends.message_id
+          AND a.generation = sends.generation AND a.outcome = 'ACCEPTED' LIMIT 1) IS NULL)
+      AND (SELECT e.id FROM message_status_events e WHERE e.waits_for_message_id = sends.message_id
+          AND e.waits_for_message_id IS NOT NULL AND e.message_id IS NULL LIMIT 1) IS NULL"
+    };
+}
+const SEND_OVERDUE: &str = concat!(
+    "SELECT message_id, conversation_id, channel_account_id FROM sends
+    WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1",
+    nobody_took_it!(),
+    " ORDER BY message_id LIMIT $2"
+);
 
 /// Messages before their sends: the order of every path. SQLite has one writer and holds everything.
 const MESSAGE_LOCK: &str = "SELECT id FROM messages WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
 const CONVERSATION_LOCK: &str = "SELECT id FROM conversations WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
 
 const SEND_EXPIRE: Both = with_ids!(
-    "DELETE FROM sends WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1 AND message_id IN ",
+    concat!(
+        "DELETE FROM sends WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1",
+        nobody_took_it!(),
+        " AND message_id IN "
+    ),
     "$2",
     " RETURNING message_id, conversation_id, channel_account_id"
 );

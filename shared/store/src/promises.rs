@@ -55,12 +55,15 @@ pub const PROMISES: &[Promise] = &[
     },
     Promise {
         name: "status_is_highest_receipt",
-        holds: "a message's status is at least every receipt of its generation",
+        holds: "a message's status is at least every receipt of its generation, but for the failure of one attempt among several",
         broken_by: "SELECT m.id AS id, 'message is ' || m.status || ', a receipt says ' || e.status AS detail
               FROM messages m JOIN message_status_events e ON e.message_id = m.id
              WHERE m.direction = 'OUTBOUND' AND e.source = 'PROVIDER' AND coalesce(e.generation, m.send_generation) = m.send_generation
                AND e.status IN ('SENT', 'FAILED', 'DELIVERED', 'READ')
-               AND CASE e.status WHEN 'SENT' THEN 30 WHEN 'FAILED' THEN 35 WHEN 'DELIVERED' THEN 40 ELSE 50 END > m.status_rank LIMIT $1",
+               AND CASE e.status WHEN 'SENT' THEN 30 WHEN 'FAILED' THEN 35 WHEN 'DELIVERED' THEN 40 ELSE 50 END > m.status_rank
+               AND NOT (e.status = 'FAILED' AND EXISTS (SELECT 1 FROM send_attempts a WHERE a.message_id = m.id
+                     AND a.generation = m.send_generation
+                     AND (a.provider_message_id IS NULL OR a.provider_message_id <> e.provider_message_id))) LIMIT $1",
     },
     Promise {
         name: "proof_of_sending",
@@ -75,6 +78,24 @@ pub const PROMISES: &[Promise] = &[
         broken_by: "SELECT message_id AS id, 'accepted under ' || count(DISTINCT provider_message_id) || ' provider ids' AS detail
               FROM send_attempts WHERE outcome = 'ACCEPTED'
              GROUP BY message_id, generation HAVING count(DISTINCT provider_message_id) > 1 LIMIT $1",
+    },
+    Promise {
+        name: "accepted_is_over",
+        holds: "no send goes out, waits for evidence or for a person, of which the provider took an attempt of this generation",
+        // IN_FLIGHT: the acceptance came after the later claim. WAITING: that claim was given back, and the keeper has not
+        // looked yet; it is not dispatched meanwhile.
+        broken_by: "SELECT s.message_id AS id, 'send is ' || s.state || ', although attempt ' || a.attempt || ' was accepted' AS detail
+              FROM sends s JOIN send_attempts a ON a.message_id = s.message_id AND a.generation = s.generation
+             WHERE a.outcome = 'ACCEPTED' AND a.provider_message_id IS NOT NULL AND s.state NOT IN ('IN_FLIGHT', 'WAITING') LIMIT $1",
+    },
+    Promise {
+        name: "waiting_receipts_have_a_send",
+        holds: "a receipt waits for a message's call only while the message has a row in sends, and that is not settled",
+        broken_by: "SELECT e.id AS id, 'waits for message ' || m.id || ', whose send is ' || coalesce(s.state, 'over') AS detail
+              FROM message_status_events e JOIN messages m ON m.id = e.waits_for_message_id
+              LEFT JOIN sends s ON s.message_id = m.id
+             WHERE e.message_id IS NULL AND e.waits_for_message_id IS NOT NULL
+               AND (s.message_id IS NULL OR s.state NOT IN ('IN_FLIGHT', 'WAITING')) LIMIT $1",
     },
     Promise {
         name: "failure_is_explained",
@@ -103,14 +124,26 @@ pub const PROMISES: &[Promise] = &[
 ];
 
 /// True once nothing is on its way: what a chaos run adds after everything has settled.
-pub const SETTLED: &[Promise] = &[Promise {
-    name: "receipts_find_their_message",
-    holds: "no receipt is parked under an id that a message has",
-    broken_by: "SELECT e.id AS id, 'parked, although message ' || m.id || ' has its id' AS detail
-          FROM message_status_events e
-          JOIN messages m ON m.provider_message_id = e.provider_message_id AND m.channel_account_id = e.channel_account_id
-         WHERE e.message_id IS NULL AND e.conversation_id IS NULL LIMIT $1",
-}];
+pub const SETTLED: &[Promise] = &[
+    Promise {
+        name: "receipts_find_their_message",
+        holds: "no receipt is parked under an id that a message has",
+        broken_by: "SELECT e.id AS id, 'parked, although message ' || m.id || ' has its id' AS detail
+              FROM message_status_events e
+              JOIN messages m ON m.provider_message_id = e.provider_message_id AND m.channel_account_id = e.channel_account_id
+             WHERE e.message_id IS NULL AND e.conversation_id IS NULL LIMIT $1",
+    },
+    Promise {
+        name: "nothing_waits_for_a_call",
+        holds: "no receipt waits for the end of a call, and no send waits that the provider has taken",
+        broken_by: "SELECT e.id AS id, 'waits for message ' || e.waits_for_message_id AS detail FROM message_status_events e
+             WHERE e.message_id IS NULL AND e.waits_for_message_id IS NOT NULL
+             UNION ALL
+            SELECT s.message_id, 'send is ' || s.state || ', although attempt ' || a.attempt || ' was accepted'
+              FROM sends s JOIN send_attempts a ON a.message_id = s.message_id AND a.generation = s.generation
+             WHERE a.outcome = 'ACCEPTED' AND a.provider_message_id IS NOT NULL LIMIT $1",
+    },
+];
 
 rows! {
     /// What a check finds.

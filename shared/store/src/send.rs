@@ -3,14 +3,17 @@
 
 /// Whether nothing says that an earlier attempt of the row `$s` has got through: a late acceptance that came while a later
 /// attempt was in flight, proof that was parked because a call was open, a message that is SENT. The keeper settles such a
-/// row; until then it is no candidate, or it would be sent twice. A row that was never tried pays nothing for this.
+/// row; until then it is no candidate, or it would be sent twice. A row that was never tried, in no generation, pays nothing for
+/// this.
 /// Scalar subqueries, so that PostgreSQL looks into an index for each row, and never reads all attempts into a hash table.
 macro_rules! nothing_heard {
     ($s:literal) => {
         concat!(
-            "(",
+            "((",
             $s,
-            ".attempt = 0 OR ((SELECT h.id FROM send_attempts h WHERE h.message_id = ",
+            ".attempt = 0 AND ",
+            $s,
+            ".generation = 0) OR ((SELECT h.id FROM send_attempts h WHERE h.message_id = ",
             $s,
             ".message_id AND h.generation = ",
             $s,

@@ -23,20 +23,11 @@ rows! {
     }
 }
 
-/// What the provider has taken in an earlier attempt, or has spoken of, is not given up: the keeper settles it
-/// ([`crate::result::settle`]). Asked row by row, as there.
-macro_rules! nobody_took_it {
-    () => {
-        " AND (attempt = 0 OR (SELECT a.id FROM send_attempts a WHERE a.message_id = sends.message_id
-          AND a.generation = sends.generation AND a.outcome = 'ACCEPTED' LIMIT 1) IS NULL)
-      AND (SELECT e.id FROM message_status_events e WHERE e.waits_for_message_id = sends.message_id
-          AND e.waits_for_message_id IS NOT NULL AND e.message_id IS NULL LIMIT 1) IS NULL"
-    };
-}
+/// What has got through in an earlier attempt is not given up: the keeper settles it ([`crate::result::settle`]).
 const SEND_OVERDUE: &str = concat!(
     "SELECT message_id, conversation_id, channel_account_id FROM sends
-    WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1",
-    nobody_took_it!(),
+    WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1 AND ",
+    nothing_heard!("sends"),
     " ORDER BY message_id LIMIT $2"
 );
 
@@ -46,8 +37,8 @@ const CONVERSATION_LOCK: &str = "SELECT id FROM conversations WHERE id = ANY($1)
 
 const SEND_EXPIRE: Both = with_ids!(
     concat!(
-        "DELETE FROM sends WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1",
-        nobody_took_it!(),
+        "DELETE FROM sends WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1 AND ",
+        nothing_heard!("sends"),
         " AND message_id IN "
     ),
     "$2",

@@ -270,13 +270,15 @@ async fn the_failure_of_an_earlier_attempt_says_nothing_of_a_later_one_that_nobo
     let world = World::with(database, 1).await;
     let (first, second) = second_call(&world).await;
     let message = first.message_id;
-    tell(world.store(), &[said(&world, &first, "wamid.A", Status::Failed, true)]).await;
+    let id = format!("wamid.out.{message}.1");
+    tell(world.store(), &[said(&world, &first, &id, Status::Failed, true)]).await;
     world.report(&[finished(&second, AttemptOutcome::Unknown)]).await;
     assert_eq!(stands(&world, message).await, (Status::Sending, Some(SendState::Unknown)), "it may have been sent");
     if held {
         conclude(&world, Verdict::Hold).await;
     }
-    assert_eq!(result_of_keeper(&world).await, [], "a failure settles nothing either");
+    world.report(&[finished(&first, AttemptOutcome::Accepted)]).await;
+    assert_eq!(result_of_keeper(&world).await, [], "neither does its own late report that it was taken");
     world.keeps_its_promises().await;
     tell(world.store(), &[said(&world, &second, "wamid.B", Status::Delivered, true)]).await;
     assert_eq!(stands(&world, message).await, (Status::Delivered, None));
@@ -327,6 +329,7 @@ async fn a_word_on_the_first_attempt_settles_the_send_when_the_second_is_given_b
     }
     assert_eq!(result_of_keeper(&world).await, [], "not beside the open call");
     give_back(&world, &second, "t2").await;
+    assert!(world.dispatch().await.is_empty(), "it does not go again before the keeper comes");
     world.keeps_its_promises().await;
     assert_eq!(result_of_keeper(&world).await, [first.message_id]);
     assert_eq!(stands(&world, first.message_id).await, (want, None));
@@ -353,6 +356,8 @@ async fn a_word_on_the_old_generation_settles_the_new_one_when_its_first_call_is
     tell(world.store(), &[said(&world, &first, "wamid.A", Status::Sent, true)]).await;
     give_back(&world, &second, "t2").await;
     assert_eq!(world.send_of(message).await.map(|row| row.attempt), Some(0));
+    assert!(world.dispatch().await.is_empty(), "it does not go again before the keeper comes");
+    world.keeps_its_promises().await;
     assert_eq!(result_of_keeper(&world).await, [message]);
     assert_eq!(stands(&world, message).await, (Status::Sent, None));
     is_all_settled(&world).await;

@@ -151,12 +151,13 @@ async fn standing_of(tx: &mut Tx, messages: &[MessageId]) -> Result<HashMap<Mess
     Ok(rows.into_iter().map(|row| (row.id, row)).collect())
 }
 
-/// The attempts made so far, of the messages for which they matter: not for an acceptance of the present generation,
-/// which is nearly all there is.
+/// The attempts made so far, of the messages for which they matter: not for an acceptance of the last attempt of the present
+/// generation, which is nearly all there is.
 async fn attempts_of(
     tx: &mut Tx,
     wave: &[&SendEvent],
     messages: &HashMap<MessageId, MessageStanding>,
+    sends: &HashMap<MessageId, SendRow>,
 ) -> Result<HashMap<MessageId, Vec<AttemptRow>>> {
     let needed: Vec<MessageId> = wave
         .iter()
@@ -164,6 +165,7 @@ async fn attempts_of(
             SendEvent::Finished(report) => {
                 report.outcome != AttemptOutcome::Accepted
                     || messages.get(&report.message).is_some_and(|m| m.send_generation != report.generation)
+                    || sends.get(&report.message).is_some_and(|send| send.attempt > report.attempt)
             }
             SendEvent::LeaseExpired { .. } => true,
         })
@@ -211,7 +213,7 @@ async fn apply_wave(
     let messages = standing_of(tx, &ids).await?;
     let sends: HashMap<MessageId, SendRow> =
         send::lock(tx, &ids).await?.into_iter().map(|row| (row.message_id, row)).collect();
-    let attempts = attempts_of(tx, wave, &messages).await?;
+    let attempts = attempts_of(tx, wave, &messages, &sends).await?;
     let proofs = proofs_of(tx, wave).await?;
 
     let (mut records, mut plan) = (Vec::new(), Plan::default());

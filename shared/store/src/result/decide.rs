@@ -134,6 +134,16 @@ fn accepted(report: &AttemptReport, id: &str, standing: Standing<'_>) -> Change 
     if settled && standing.send.is_none() {
         return Change::Nothing; // told again, or by a receipt before
     }
+    // It was taken, and has failed since; what was tried after it decides.
+    let has_failed = standing.attempts.iter().any(|row| {
+        row.generation == report.generation
+            && row.attempt == report.attempt
+            && row.outcome == AttemptOutcome::Rejected
+            && row.provider_message_id.as_deref() == Some(id)
+    });
+    if has_failed {
+        return Change::Nothing;
+    }
     // A later attempt in flight ends first; whatever it says, this acceptance is found then.
     let later_in_flight = standing.send.is_some_and(|send| {
         send.state == SendState::InFlight && send.generation == report.generation && send.attempt > report.attempt

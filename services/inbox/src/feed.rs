@@ -1,6 +1,8 @@
 //! Live changes: one reader of the change feed per process, any number of listeners, none of them missing or doubling a
 //! change. A listener that joins late or falls behind reads the feed itself until it has caught up.
 
+use domain::Clock;
+use runtime::metrics::Metrics;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +37,29 @@ enum Step {
 pub(crate) struct Hub {
     store: Store,
     stop: CancellationToken,
+    watch: Watch,
     steps: OnceCell<broadcast::Sender<Step>>,
 }
 
+/// How late changes are when listeners hear of them, for the metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Watch {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Metrics,
+}
+
+impl Watch {
+    fn saw(&self, rows: &[FeedRow]) {
+        let now = self.clock.now();
+        for row in rows {
+            self.metrics.feed_lag(now.since(row.created_at));
+        }
+    }
+}
+
 impl Hub {
-    pub(crate) fn new(store: Store, stop: CancellationToken) -> Self {
-        Self { store, stop, steps: OnceCell::new() }
+    pub(crate) fn new(store: Store, watch: Watch, stop: CancellationToken) -> Self {
+        Self { store, stop, watch, steps: OnceCell::new() }
     }
 
     /// The reader starts with the first listener, and its place is known before the listener reads anything: what the
@@ -51,7 +70,8 @@ impl Hub {
             let mut tx = self.store.read().await?;
             let head = feed_read::head(&mut tx).await?;
             let steps = broadcast::Sender::new(STEPS);
-            tokio::spawn(follow(self.store.clone(), steps.clone(), head, changes, self.stop.clone()));
+            let watch = self.watch.clone();
+            tokio::spawn(follow(self.store.clone(), steps.clone(), head, changes, watch, self.stop.clone()));
             Ok(steps)
         };
         self.steps.get_or_try_init(start).await
@@ -77,6 +97,7 @@ async fn follow(
     steps: broadcast::Sender<Step>,
     mut at: Cursor,
     mut changes: tokio::sync::watch::Receiver<u64>,
+    watch: Watch,
     stop: CancellationToken,
 ) {
     let mut held_back = HELD_BACK_FIRST;
@@ -86,6 +107,7 @@ async fn follow(
                 let moved = page.upto > at;
                 at = page.upto;
                 if moved {
+                    watch.saw(&page.rows);
                     // Nobody listening is no error.
                     let _ = steps.send(Step::Rows { rows: page.rows.into(), upto: at });
                 }

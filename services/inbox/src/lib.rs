@@ -169,8 +169,9 @@ impl Shared {
             logins_per_ip: Buckets::new(20, 1.0 / 30.0),
             logins_per_email: Buckets::new(10, 1.0 / 60.0),
         };
+        let watch = feed::Watch { clock: deps.clock.clone(), metrics: deps.metrics.clone() };
         Self {
-            hub: feed::Hub::new(deps.store.clone(), stop),
+            hub: feed::Hub::new(deps.store.clone(), watch, stop),
             quotas,
             checking: Semaphore::new(2),
             streams: AtomicUsize::new(0),

@@ -278,3 +278,22 @@ async fn a_status_that_moves_is_told_with_its_message(
     assert_eq!((&event.data["messageId"], &event.data["status"]), (&json!(4), &json!("DELIVERED")));
     assert_eq!(event.data["id"], event.id.as_str());
 }
+
+#[rstest]
+#[tokio::test]
+async fn how_late_a_change_reached_the_page_is_measured(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::on(database).await;
+    let one = world.open_conversation("Rita", "351912000333").await;
+    let mut stream = Stream::open(&world, None).await;
+    world.inbound(&one, "later", world.clock.now() - Duration::from_secs(3)).await;
+    assert_eq!(stream.conversations(1).await, [one.conversation.get()]);
+    // A listener that has just joined reads by itself and may be ahead of the process's reader, which is the one that counts.
+    let counted = async {
+        while !world.metrics.render().contains("roost_change_feed_lag_seconds_sum 3\n") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(tokio::time::timeout(SOON, counted).await.is_ok(), "{}", world.metrics.render());
+}

@@ -38,6 +38,7 @@ pub(crate) struct World {
     pub(crate) base: String,
     pub(crate) client: Client,
     pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
     stop: CancellationToken,
     _folder: tempfile::TempDir,
 }
@@ -117,7 +118,7 @@ impl World {
             health: health.clone(),
         };
         let service = Inbox::start(deps, &stop, &TaskTracker::new());
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), Limits::default(), metrics).unwrap();
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), Limits::default(), metrics.clone()).unwrap();
         let base = format!("http://{}", server.local_addr());
         let handler = move |request: http::Request<RequestBody>| {
             let service = service.clone();
@@ -125,7 +126,7 @@ impl World {
         };
         tokio::spawn(server.serve(handler, stop.clone(), Duration::from_millis(200)));
         let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-        World { store, _db: None, clock, base, client, health, stop, _folder: folder }
+        World { store, _db: None, clock, base, client, health, metrics, stop, _folder: folder }
     }
 
     /// A conversation whose person just wrote.

@@ -89,8 +89,7 @@ instruments! {
         rate_wait "roost.rate_limit.wait" ["account"] "How long a send waited for its rate slot.";
         send_end_to_end "roost.send.end_to_end" [] "From accepting a message to the provider's id for it.";
         receipt_lag "roost.receipt.lag" [] "From the provider's time of a receipt to its commit.";
-        feed_lag "roost.change_feed.lag" [] "From a change's commit to its event on the page.";
-        drain "roost.drain" [] "From the signal to stop to the end.";
+        feed_lag "roost.change_feed.lag" [] "From a change to its event on the page.";
     }
     items {
         webhook_batch "roost.webhook.batch_size" "Webhooks in one queue message.";
@@ -264,14 +263,9 @@ impl Metrics {
         self.0.db_pool.set(&[state], as_f64(connections));
     }
 
-    /// From a change's commit to its event on the page.
+    /// From a change to its event on the page.
     pub fn feed_lag(&self, lag: Duration) {
         self.0.feed_lag.seconds(&[], lag);
-    }
-
-    /// From the signal to stop to the end.
-    pub fn drained(&self, took: Duration) {
-        self.0.drain.seconds(&[], took);
     }
 
     pub(crate) fn http_connections(&self, open: usize) {

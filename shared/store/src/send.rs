@@ -42,7 +42,7 @@ use crate::tx::on_backend;
 use crate::{Result, Tx};
 use domain::{AccountId, ConversationId, MessageId, SendState, Timestamp};
 
-pub use claim::{Claimed, Claims, claim, claimed_under};
+pub use claim::{CLAIM_WITHIN, Claimed, Claims, claim, claimed_under};
 pub use deadline::{Expired, expire};
 pub use dispatch::{Room, Stale, dispatch, dispatch_all, republish, rooms, set_back, stale_accounts, window};
 pub use due::fall_due;

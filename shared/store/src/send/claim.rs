@@ -6,6 +6,7 @@ use crate::column::rows;
 use crate::set::{Both, numbers};
 use crate::{At, Result, Tx};
 use domain::{AccountId, ConversationId, MessageId, MessageType, Timestamp};
+use std::time::Duration;
 
 rows! {
     /// A row claimed, with all its call needs.
@@ -49,10 +50,14 @@ rows! {
     }
 }
 
+/// A claim that reaches the database later than this after [`Claims::now`] claims nothing: what was given up as lost, and may
+/// still be under way, cannot take rows when nobody expects it any more.
+pub const CLAIM_WITHIN: Duration = Duration::from_secs(1);
+
 /// What a sender wants to claim.
 #[derive(Clone, Debug)]
 pub struct Claims<'a> {
-    /// The lease's token, new for every claim. After a COMMIT whose answer was lost [`claimed_under`] finds the rows by it.
+    /// The lease's token, new for every claim: what a claim whose answer was lost has taken is known by it.
     pub lease_token: &'a str,
     /// Until when, by the database's clock: counted from before the statement was sent.
     pub lease_until: Timestamp,
@@ -105,7 +110,7 @@ const SEND_CLAIM_PG: &str = concat!(
     "WITH s AS (
   UPDATE sends c SET state = 'IN_FLIGHT', attempt = c.attempt + 1, lease_token = $1, lease_until = $2
     FROM unnest($4::bigint[]) AS wanted(id), channel_accounts a
-   WHERE c.message_id = wanted.id AND c.state || '' = 'DISPATCHED' AND c.deadline_at > $3
+   WHERE c.message_id = wanted.id AND c.state || '' = 'DISPATCHED' AND c.deadline_at > $3 AND clock_timestamp() < $7
      AND a.id = c.channel_account_id AND a.status = 'ACTIVE'
      AND (a.broken_token_sha256 IS NULL OR NOT EXISTS (SELECT 1 FROM unnest($5::bigint[], $6::text[]) AS t(account, token)
            WHERE t.account = a.id AND t.token = a.broken_token_sha256))
@@ -132,13 +137,15 @@ const SEND_CLAIM_SQLITE: &str = concat!(
 /// heard meanwhile. A message that is not among the answers is somebody else's, done, cancelled, or may not be sent now ([`super::set_back`] then makes it
 /// WAITING again).
 /// # Errors
-/// When the database cannot be reached. Whether the claim was made is then unknown: see [`claimed_under`].
+/// When the database cannot be reached. Whether the claim was made is then unknown: once [`CLAIM_WITHIN`] is over
+/// [`super::lock`] tells by the token.
 pub async fn claim(tx: &mut Tx, claims: &Claims<'_>) -> Result<Vec<Claimed>> {
     if let Tx::Postgres(tx) = tx {
         let (accounts, tokens): (Vec<i64>, Vec<String>) =
             claims.tokens.iter().map(|(account, token)| (account.get(), token.clone())).unzip();
         let query = sqlx::query_as(SEND_CLAIM_PG).bind(claims.lease_token).bind(At(claims.lease_until));
         let query = query.bind(At(claims.now)).bind(numbers(claims.messages)).bind(accounts).bind(tokens);
+        let query = query.bind(At(claims.now + CLAIM_WITHIN));
         return Ok(query.fetch_all(tx.conn()).await?);
     }
     if let Tx::Sqlite(tx) = &mut *tx {
@@ -159,8 +166,7 @@ const SEND_CLAIMED_UNDER: Both = Both {
     sqlite: claimed_under!("(SELECT value FROM json_each($2))"),
 };
 
-/// What of `messages` is claimed under this token: how a sender finds out whether a COMMIT happened whose answer it never
-/// got.
+/// What of `messages` is claimed under this token, with all the calls need.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn claimed_under(tx: &mut Tx, lease_token: &str, messages: &[MessageId]) -> Result<Vec<Claimed>> {

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_second_of_slots_never_exceeds_the_rate() {
-        for rate in [1.0, 5.0, 80.0, 999.0, 1000.0] {
+        for rate in [1.0, 5.0, 80.0, 999.0, 1000.0, 10_000.0] {
             let spacing = slot_spacing(rate).as_secs_f64();
             // Worst case: the first used at the end of its tolerance, the last at its start.
             let in_a_second = 1.0 + ((1.0 + SLOT_TOLERANCE.as_secs_f64()) / spacing).floor();
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn slots_taken_in_turns_stand_as_far_apart_as_slots_taken_at_once() {
         let now = Timestamp::from_seconds(1_795_339_800);
-        for rate in [1.0, 7.0, 80.0, 1000.0] {
+        for rate in [1.0, 7.0, 80.0, 1000.0, 10_000.0] {
             let (mut tat, mut starts) = (Timestamp::EPOCH, Vec::new());
             for turn in 0u32..60 {
                 let from = now + SLOT_HORIZON * turn / 3;

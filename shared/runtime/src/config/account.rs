@@ -12,6 +12,9 @@ pub const GRAPH_API: &str = "https://graph.facebook.com";
 pub const GRAPH_VERSION: &str = "v25.0";
 /// Calls a second of a WhatsApp number; Meta raises it to 1,000 for busy ones.
 pub const WHATSAPP_RATE: f64 = 80.0;
+/// The highest rate there can be, ten times what Meta gives: two seconds of an account's messages wait in its queue, where
+/// neither a pause nor the order of the lanes reaches them at once, and at this rate these are 20,000.
+pub const MOST_RATE: f64 = 10_000.0;
 /// Least time between two messages to one recipient once the burst is used up.
 pub const WHATSAPP_PAIR_INTERVAL: Duration = Duration::from_secs(6);
 /// How many messages to one recipient may go in one go.
@@ -104,7 +107,7 @@ fn read_whatsapp(table: TableReader<'_, '_>, name: Option<AccountName>, plain_ht
     }
     let token = table.secret("access_token");
     let base = read_api_base(&table, plain_http);
-    let rate = table.number("rate_per_second", 0.1..=1000.0);
+    let rate = table.number("rate_per_second", 0.1..=MOST_RATE);
     let pair_interval = table.whole("pair_interval_ms", 0..=3_600_000).map(Duration::from_millis);
     let pair_burst = table.whole("pair_burst", 1..=1000).and_then(|burst| u32::try_from(burst).ok());
     let on_unknown = table.choice("on_unknown", &["hold", "resend"]).map(|word| match word {

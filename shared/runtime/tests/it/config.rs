@@ -267,7 +267,7 @@ fn a_secret_can_come_from_a_file_and_its_last_newline_is_not_part_of_it() {
 #[case::number_not_id(&format!("{SOURCE}{}", ACCOUNT.replace("\"1065\"", "\"+971 4 555\"")), "roost.toml line 9: `phone_number_id` in [[accounts]] sales must be Meta's id of the number: digits only, without + or spaces.")]
 #[case::plain_http(&format!("{SOURCE}{ACCOUNT}api_base = \"http://graph.example.com\""), "roost.toml line 11: `api_base` in [[accounts]] sales must begin with https://: over plain http the access token could be read on the way.")]
 #[case::version(&format!("{SOURCE}{ACCOUNT}api_version = \"25\""), "roost.toml line 11: `api_version` in [[accounts]] sales must look like \"v25.0\", not \"25\".")]
-#[case::rate(&format!("{SOURCE}{ACCOUNT}rate_per_second = 0"), "roost.toml line 11: `rate_per_second` in [[accounts]] sales must be a number from 0.1 to 1000.")]
+#[case::rate(&format!("{SOURCE}{ACCOUNT}rate_per_second = 0"), "roost.toml line 11: `rate_per_second` in [[accounts]] sales must be a number from 0.1 to 10000.")]
 fn a_mistake_is_told_in_one_sentence(#[case] text: &str, #[case] sentence: &str) {
     assert_eq!(parse(text).map(|_| ()), Err(vec![sentence.to_owned()]));
 }

@@ -60,6 +60,50 @@ async fn replicas_share_one_grid_of_slots_and_no_second_holds_more_than_the_rate
     assert!(starts.windows(2).all(|pair| pair[1].since(pair[0]) >= spacing), "{starts:?}");
 }
 
+/// The highest rate a configuration may ask for: slots 104 µs apart, taken by many, on a clock that counts microseconds.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn slots_of_the_highest_rate_stand_apart_too_and_nearly_all_of_them_can_be_had(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    const RATE: f64 = 10_000.0;
+    let world = World::with(database, 0).await;
+    execute(world.store(), "UPDATE rate_limits SET rate_per_sec = 10000").await;
+    let scope = account_scope(world.account);
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let (store, scope) = (world.store().clone(), scope.clone());
+            tokio::spawn(async move {
+                let mut starts = Vec::new();
+                for _ in 0..10 {
+                    let (now, grants) = take(&store, &[wish(&scope, 256)], Duration::from_millis(5)).await;
+                    let granted = grants[0].starts.clone().unwrap();
+                    assert!(
+                        granted.iter().all(|at| *at >= now + Duration::from_millis(5) && *at <= now + SLOT_HORIZON)
+                    );
+                    starts.extend(granted);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                starts
+            })
+        })
+        .collect();
+    let mut starts = Vec::new();
+    for task in tasks {
+        starts.extend(task.await.unwrap());
+    }
+    starts.sort();
+    // The sum matters, not each distance: ten milliseconds of slots hold what they may, wherever they begin.
+    let most = (0.01 * RATE * domain::limits::USABLE_SHARE).ceil() as usize;
+    let crowded = starts
+        .windows(most + 1)
+        .find(|run| run[most].since(run[0]) < Duration::from_millis(10) - Duration::from_micros(10));
+    assert_eq!(crowded, None);
+    let span = starts.last().unwrap().since(starts[0]).as_secs_f64();
+    assert!(starts.len() > 256, "{}", starts.len());
+    assert!(starts.len() as f64 <= span * RATE + 1.0, "{} in {span} s", starts.len());
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_shared_scope_limits_only_once_it_was_slowed(

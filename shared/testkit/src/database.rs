@@ -46,6 +46,17 @@ pub async fn fresh_store(database: Database) -> Result<TestDatabase> {
     Ok(TestDatabase { store, options, _folder: folder })
 }
 
+/// A fresh, migrated store on a PostgreSQL of the test's own, whose statements may run so long.
+/// # Errors
+/// When the server cannot be used.
+pub async fn fresh_store_on(server: &str, statement_timeout: Duration) -> Result<TestDatabase> {
+    let url = StoreUrl::Postgres(create_database(server).await?);
+    let options = StoreOptions { statement_timeout, ..test_options(url) };
+    let store = Store::open(&options).await?;
+    store.migrate().await?;
+    Ok(TestDatabase { store, options, _folder: None })
+}
+
 /// Options for tests: as in production, with fewer connections.
 pub fn test_options(url: StoreUrl) -> StoreOptions {
     StoreOptions { max_connections: 6, acquire_timeout: Duration::from_secs(20), ..StoreOptions::new(url) }

@@ -14,14 +14,14 @@ use domain::limits::SLOT_HORIZON;
 use domain::{Account, AccountId, Call, MessageId, MessageType, SendError, Timestamp, Window};
 use providers::ChannelKind;
 use runtime::reconnect::Reconnect;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant as StdInstant};
 use store::rate_limit::{self, Grant, PairLimit, Wish, account_scope};
 use store::send::{self, Claimed, Claims};
 use store::{Store, StoreError};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -195,9 +195,14 @@ impl Claimer {
         }
         let ready = self.shared.desk.ready();
         let part = (self.shared.deps.tuning.claim_batch / ready.len().max(1)).max(1);
+        let mut seen = HashSet::new();
         for (account, waiting) in ready {
-            let permits = self.shared.shares.take(account, waiting.min(part));
+            let mut permits = self.shared.shares.take(account, waiting.min(part));
             let taken = self.shared.desk.take(account, permits.len());
+            // A message may have been referred to twice: it is one row, one place in its recipient's pace, and one call.
+            let (taken, again): (Vec<Taken>, Vec<Taken>) = taken.into_iter().partition(|one| seen.insert(one.message));
+            again.into_iter().for_each(Taken::done);
+            permits.truncate(taken.len());
             if !taken.is_empty() {
                 groups.entry(account).or_default().fresh = taken.into_iter().zip(permits).collect();
             }
@@ -378,11 +383,12 @@ impl Claimer {
             return Ok(0);
         }
         let lease_until = now + self.shared.deps.tuning.lease;
+        let asked = Instant::now();
         let claims = Claims { lease_token: &token, lease_until, now, messages: &messages, tokens: &self.shared.tokens };
         let claimed = match claim(&self.shared.deps.store, &claims).await {
             Ok(claimed) => claimed,
             Err(error) => {
-                self.find_out(&token, &messages, chosen).await;
+                self.find_out(&token, &messages, chosen, asked).await;
                 return Err(error);
             }
         };
@@ -465,19 +471,24 @@ impl Claimer {
         true
     }
 
-    /// The database did not say whether the claim was made. It is asked until it answers; what was claimed goes back, since
-    /// its slots are lost, and what was not stays at the front of its line.
+    /// The database did not say whether the claim was made. It is asked until it answers, and no sooner than the statement,
+    /// should it still be on its way, has become void. What was claimed goes back, since its slots are lost, and what was not
+    /// stays at the front of its line.
     async fn find_out(
         &self,
         token: &Arc<str>,
         messages: &[MessageId],
         chosen: BTreeMap<AccountId, Vec<(Taken, Permit)>>,
+        asked: Instant,
     ) {
         let mut waits = Reconnect::new(Duration::from_millis(50), Duration::from_secs(2));
-        let until = Instant::now() + self.shared.deps.tuning.lease;
+        let until = asked + self.shared.deps.tuning.lease;
+        tokio::time::sleep_until(asked + send::CLAIM_WITHIN).await;
         let claimed: Vec<MessageId> = loop {
-            match claimed_under(&self.shared.deps.store, token, messages).await {
-                Ok(rows) => break rows.into_iter().map(|row| row.message_id).collect(),
+            // Once the lease is over the answer is of no use.
+            let answer = timeout_at(until, claimed_under(&self.shared.deps.store, token, messages)).await;
+            match answer.unwrap_or(Err(StoreError::Unanswered)) {
+                Ok(claimed) => break claimed,
                 Err(error) if Instant::now() < until && !self.shared.stop.is_cancelled() => {
                     debug!(%error, "Whether a claim was made is not known yet");
                     tokio::time::sleep(waits.next_wait()).await;
@@ -529,9 +540,13 @@ async fn claim(store: &Store, claims: &Claims<'_>) -> Result<Vec<Claimed>, Store
     Ok(claimed)
 }
 
-async fn claimed_under(store: &Store, token: &str, messages: &[MessageId]) -> Result<Vec<Claimed>, StoreError> {
-    let mut tx = store.read().await?;
-    send::claimed_under(&mut tx, token, messages).await
+/// Waits for a claim that is being made at this moment.
+async fn claimed_under(store: &Store, token: &str, messages: &[MessageId]) -> Result<Vec<MessageId>, StoreError> {
+    let mut tx = store.begin().await?;
+    let rows = send::lock(&mut tx, messages).await?;
+    tx.rollback().await?;
+    let ours = rows.into_iter().filter(|row| row.lease_token.as_deref() == Some(token));
+    Ok(ours.map(|row| row.message_id).collect())
 }
 
 /// Puts rows that are still DISPATCHED back into the lane, not before `due_at`, and forgets their references. When the

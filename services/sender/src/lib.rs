@@ -186,17 +186,30 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
     last.spawn(until(ending.clone(), reports::run(shared.clone(), outgoing)));
     last.spawn(until(ending.clone(), returns::run(shared.clone(), returned)));
 
-    while let Some(ended) = loops.join_next().await {
+    // The budget of the whole process, with something left for the others.
+    let budget = drain.mul_f64(0.9);
+    let over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(budget).await;
+    };
+    tokio::pin!(over);
+    loop {
+        let ended = tokio::select! {
+            biased;
+            ended = loops.join_next() => ended,
+            () = &mut over => break loops.abort_all(),
+        };
         match ended {
-            Ok(()) if stop.is_cancelled() => {}
-            Ok(()) => return Err(LoopEnded("without being asked to".to_owned())),
-            Err(error) => return Err(LoopEnded(error.to_string())),
+            None => break,
+            Some(Ok(())) if stop.is_cancelled() => {}
+            Some(Ok(())) => return Err(LoopEnded("without being asked to".to_owned())),
+            Some(Err(error)) => return Err(LoopEnded(error.to_string())),
         }
     }
-    // The budget of the whole process, with something left for the others.
-    let finished = tokio::time::timeout(drain.mul_f64(0.9), finish(&shared, &calls));
-    if finished.await.is_err() {
-        warn!("Not every call could be finished and reported in time; their leases end them");
+    tokio::select! {
+        biased;
+        () = finish(&shared, &calls) => {}
+        () = &mut over => warn!("Not every call could be finished and reported in time; their leases end them"),
     }
     ending.cancel();
     while last.join_next().await.is_some() {}

@@ -193,3 +193,34 @@ async fn one_recipient_gets_a_burst_and_the_rest_waits_without_holding_up_others
     sender.stop().await;
     world.keeps_its_promises().await;
 }
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_referred_to_many_times_is_one_place_in_its_recipients_pace(
+    #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,
+) {
+    let world = World::new(Setup { conversations: 2, pair_burst: 1, ..Setup::on(stack) }).await;
+    let mut tx = world.store().begin().await.unwrap();
+    let much_later = tx.database_now().await.unwrap() + Duration::from_secs(100);
+    let conversation = world.conversations["sales"][0].conversation;
+    store::rate_limit::exhaust_pair(&mut tx, conversation, much_later).await.unwrap();
+    tx.commit().await.unwrap();
+    let had_enough = world.accept("sales", 0, "too much").await;
+    world.until("dispatched", async || world.state_of(had_enough).await == Some(SendState::Dispatched)).await;
+    let (reference, name) = (SendRef { message: had_enough, generation: 0 }, "sales".parse().unwrap());
+    let many = SendRefs { items: vec![reference; 8] };
+    world.queue.publisher().publish(&OUTBOUND, Some(&name), &many).await.unwrap();
+    let sender = world.sender("sender-1");
+    world.until("it waits", async || world.state_of(had_enough).await == Some(SendState::Waiting)).await;
+    let other = world.accept("sales", 1, "hello").await;
+    world.until_all(&[other], Status::Sent).await;
+    let row = world.send_of(had_enough).await.unwrap();
+    assert_eq!((row.state, row.attempt), (SendState::Waiting, 0));
+    assert_eq!(
+        world.provider.stats().calls.calls,
+        1,
+        "its recipient has had enough for now, however often it is named"
+    );
+    sender.stop().await;
+    world.keeps_its_promises().await;
+}

@@ -2,10 +2,11 @@
 
 use crate::world::{Setup, Stack, World};
 use domain::{SendState, Status};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{Store, StoreOptions, StoreUrl};
 use testkit::amqp::PrivateRabbitMq;
 use testkit::proxy::{Proxy, Trap, Way};
+use testkit::servers::PrivatePostgres;
 
 /// A store of its own, whose lines can be cut.
 async fn by_way_of_a_proxy(world: &World) -> (Proxy, Store) {
@@ -53,6 +54,62 @@ async fn a_database_line_that_is_cut_again_and_again_loses_nothing_and_calls_nob
     assert!(proxy.accepted() >= 6, "the line was really cut: {}", proxy.accepted());
     sender.stop().await;
     world.keeps_its_promises().await;
+}
+
+/// The longest statement of a database server that is going to be suspended: nobody waits for an answer twice as long.
+const STATEMENT: Duration = Duration::from_millis(750);
+
+async fn on_a_server_of_its_own(rate: f64, conversations: usize) -> (PrivatePostgres, World) {
+    let server = PrivatePostgres::start().await.unwrap();
+    let mut world = World::new(Setup {
+        accounts: vec![("sales", rate)],
+        conversations,
+        server: Some((server.url(), STATEMENT)),
+        ..Setup::on(Stack::PostgresRabbitMq)
+    })
+    .await;
+    world.tuning.lease = Duration::from_secs(120);
+    (server, world)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_falls_silent_in_mid_claim_is_given_up_in_time_and_nobody_is_called_twice() {
+    let (server, world) = on_a_server_of_its_own(60.0, 120).await;
+    let sender = world.sender_of_its_own("sender-1").await;
+    let mut messages = Vec::new();
+    for n in 0..120 {
+        messages.push(world.accept("sales", n, "hello").await);
+    }
+    for calls in [20, 60] {
+        world.until("calls are made", async || world.provider.stats().calls.calls >= calls).await;
+        server.suspend().unwrap();
+        let began = Instant::now();
+        world.until("the sender notices", async || !sender.is_ready()).await;
+        assert!(began.elapsed() < STATEMENT * 2 + Duration::from_secs(3), "{:?}", began.elapsed());
+        server.resume().unwrap();
+        world.until("it goes on", async || sender.is_ready()).await;
+    }
+    world.until_all(&messages, Status::Sent).await;
+    assert_eq!(world.provider.stats().calls.calls, 120, "each was called for once");
+    sender.stop().await;
+    world.keeps_its_promises().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_whose_database_is_silent_stops_within_its_budget() {
+    let (server, mut world) = on_a_server_of_its_own(60.0, 60).await;
+    world.db.options.statement_timeout = Duration::from_secs(60);
+    world.tuning.drain = Duration::from_secs(3);
+    let sender = world.sender_of_its_own("sender-1").await;
+    for n in 0..60 {
+        world.accept("sales", n, "hello").await;
+    }
+    world.until("calls are made", async || world.provider.stats().calls.calls >= 20).await;
+    server.suspend().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let took = sender.stop().await;
+    server.resume().unwrap();
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

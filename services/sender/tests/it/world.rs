@@ -20,6 +20,7 @@ use store::send::{self, SendRow};
 use store::thread::{self};
 use store::{Store, account};
 use testkit::amqp::{amqp_url, fresh_prefix};
+use testkit::database::fresh_store_on;
 use testkit::rows::{self, Seeded};
 use testkit::{Database, TestDatabase, fresh_store};
 use tokio::task::JoinHandle;
@@ -45,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) window_open: bool,
     /// Another broker than the shared one.
     pub(crate) broker: Option<String>,
+    /// Another database server than the shared one, and its longest statement.
+    pub(crate) server: Option<(String, Duration)>,
 }
 
 impl Setup {
@@ -56,6 +59,7 @@ impl Setup {
             pair_burst: 1000,
             window_open: true,
             broker: None,
+            server: None,
         }
     }
 }
@@ -79,10 +83,16 @@ pub(crate) struct World {
 /// A running sender.
 pub(crate) struct Running {
     stop: CancellationToken,
+    health: Health,
     task: JoinHandle<Result<(), sender::LoopEnded>>,
 }
 
 impl Running {
+    /// Whether it says that it can do its job.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.health.is_ready()
+    }
+
     /// Stops it as a signal would and waits for its end.
     pub(crate) async fn stop(self) -> Duration {
         let began = Instant::now();
@@ -131,7 +141,10 @@ impl World {
                 (Database::Postgres, setup.broker.clone().unwrap_or_else(|| amqp_url().unwrap()))
             }
         };
-        let db = fresh_store(database).await.unwrap();
+        let db = match &setup.server {
+            Some((url, statement_timeout)) => fresh_store_on(url, *statement_timeout).await.unwrap(),
+            None => fresh_store(database).await.unwrap(),
+        };
         let folder = tempfile::tempdir().unwrap();
         let queue_options = QueueOptions {
             url: QueueUrl::parse(&url, folder.path()).unwrap(),
@@ -207,7 +220,7 @@ impl World {
     }
 
     pub(crate) fn sender_on(&self, instance: &str, queue: Queue, store: Store) -> Running {
-        let stop = CancellationToken::new();
+        let (stop, health) = (CancellationToken::new(), Health::new());
         let deps = sender::Deps {
             queue,
             store,
@@ -217,9 +230,9 @@ impl World {
             tuning: self.tuning.clone(),
             instance: instance.to_owned(),
             metrics: Metrics::new(),
-            health: Health::new(),
+            health: health.clone(),
         };
-        Running { stop: stop.clone(), task: tokio::spawn(sender::run(deps, stop)) }
+        Running { stop: stop.clone(), health, task: tokio::spawn(sender::run(deps, stop)) }
     }
 
     /// Accepts a text into a conversation of the account.

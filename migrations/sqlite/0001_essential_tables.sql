@@ -116,6 +116,7 @@ CREATE TABLE webhook_events (
   items INTEGER, outcome text NOT NULL CONSTRAINT we_outcome_ck CHECK (outcome IN ('PROCESSED','PARTIAL','IGNORED','DEAD')),
   CONSTRAINT we_body_ck CHECK ((body IS NULL) <> (body_ref IS NULL)));
 CREATE INDEX we_recent_ix ON webhook_events (source, received_at DESC);
+CREATE INDEX we_ref_ix ON webhook_events (body_ref) WHERE body_ref IS NOT NULL;   -- whether an object is still referred to
 
 CREATE TABLE messages (
   id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -3,6 +3,7 @@
 //! calls.
 
 mod accounts;
+mod bodies;
 mod evidence;
 mod gauges;
 mod lanes;
@@ -18,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Time between two purges.
 const PURGE_EVERY: Duration = Duration::from_secs(600);
+/// Time between two looks at the object store.
+const CLEAR_EVERY: Duration = Duration::from_secs(3600);
 
 /// Runs all jobs until `stop` is cancelled. A job that fails is tried again at its next turn.
 pub(crate) async fn run(context: Context, stop: CancellationToken) {
@@ -33,6 +36,7 @@ pub(crate) async fn run(context: Context, stop: CancellationToken) {
     jobs.spawn(keep(context.clone(), stop.clone(), "pauses", look, accounts::Pauses));
     jobs.spawn(keep(context.clone(), stop.clone(), "receipts", tuning.receipts_interval, receipts::Parked));
     jobs.spawn(keep(context.clone(), stop.clone(), "retention", PURGE_EVERY, retention::Retention));
+    jobs.spawn(keep(context.clone(), stop.clone(), "bodies", CLEAR_EVERY, bodies::Bodies));
     jobs.spawn(gauges::run(context, stop));
     while let Some(ended) = jobs.join_next().await {
         if let Err(error) = ended {

@@ -2,6 +2,7 @@
 
 use crate::batch::{json, micros, plain};
 use crate::column::rows;
+use crate::set::Both;
 use crate::tx::on_backend;
 use crate::{At, Result, Tx};
 use domain::{Timestamp, WebhookEventId};
@@ -202,4 +203,28 @@ const WEBHOOK_FIND: &str = "SELECT id, request_id, source, received_at, headers,
 pub async fn find(tx: &mut Tx, request_id: Uuid) -> Result<Option<KeptWebhook>> {
     let request_id = request_id.to_string();
     Ok(on_backend!(tx, conn => sqlx::query_as(WEBHOOK_FIND).bind(request_id).fetch_optional(conn).await?))
+}
+
+macro_rules! referred {
+    ($among:literal) => {
+        concat!(
+            "SELECT body_ref FROM webhook_events WHERE body_ref IS NOT NULL AND body_ref ",
+            $among,
+            " UNION SELECT headers ->> 'body_ref' FROM dead_letters WHERE state IN ('OPEN', 'REPLAYING') AND headers ->> 'body_ref' ",
+            $among
+        )
+    };
+}
+const BODY_REFERRED: Both =
+    Both { postgres: referred!("= ANY($1)"), sqlite: referred!("IN (SELECT value FROM json_each($1))") };
+
+/// Those of `keys` under which the object store has something that is still needed: the body of a kept webhook, or of a dead
+/// letter that can be replayed.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn referred(tx: &mut Tx, keys: &[String]) -> Result<Vec<String>> {
+    Ok(match tx {
+        Tx::Postgres(tx) => sqlx::query_scalar(BODY_REFERRED.postgres).bind(keys).fetch_all(tx.conn()).await?,
+        Tx::Sqlite(tx) => sqlx::query_scalar(BODY_REFERRED.sqlite).bind(json(keys)?).fetch_all(&mut **tx).await?,
+    })
 }

@@ -3,6 +3,7 @@
 use crate::Context;
 use dispatch::DispatchError;
 use queue::PublishError;
+use runtime::blobs::BlobError;
 use std::future::Future;
 use std::time::Duration;
 use store::{StoreError, lease};
@@ -25,6 +26,9 @@ pub(super) enum JobError {
     /// The queue is away.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// The object store's disk.
+    #[error(transparent)]
+    Blobs(#[from] BlobError),
 }
 
 impl From<DispatchError> for JobError {
@@ -42,6 +46,7 @@ impl JobError {
         match self {
             JobError::Store(error) => error.is_transient() || error.is_serialization(),
             JobError::Publish(_) => true,
+            JobError::Blobs(_) => false,
         }
     }
 }

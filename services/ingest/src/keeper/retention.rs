@@ -9,7 +9,7 @@ use tracing::info;
 /// How far back a reader of the change feed may go on from.
 const FEED: Duration = Duration::from_secs(72 * 3600);
 /// How long raw webhooks can be replayed.
-const WEBHOOKS: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const WEBHOOKS: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a receipt waits for a message of ours; after that it was never about one.
 pub(super) const PARKED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Transactions of one turn.

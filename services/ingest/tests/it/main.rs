@@ -4,6 +4,7 @@
 
 mod beats;
 mod bodies;
+mod clearing;
 mod dead;
 mod duplicates;
 mod evidence;

@@ -4,6 +4,9 @@ use bytes::Bytes;
 use runtime::blobs::{BlobError, Blobs};
 use runtime::config::BlobsPlace;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn open(folder: &Path) -> Blobs {
     Blobs::open(&BlobsPlace::Folder(folder.join("media"))).unwrap()
@@ -53,4 +56,57 @@ async fn a_store_that_cannot_be_written_says_so() {
     // A file where a folder would have to be: refused for every user, root included.
     std::fs::write(folder.path().join("media/raw"), b"").unwrap();
     assert!(matches!(blobs.put("raw/0a1b", Bytes::from_static(b"x")).await, Err(BlobError::Io(_))));
+}
+
+/// As if it had been put so long ago.
+fn age(folder: &Path, key: &str, by: Duration) {
+    let file = std::fs::File::open(folder.join("media").join(key)).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "files are as old as the machine's clock says")]
+    file.set_modified(SystemTime::now() - by).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_old_can_be_listed_and_deleted_and_what_was_put_again_is_young() {
+    let folder = tempfile::tempdir().unwrap();
+    let blobs = open(folder.path());
+    assert_eq!(blobs.older_than("raw", DAY).await.unwrap(), [""; 0], "no folder yet");
+    for key in ["raw/old", "raw/again", "raw/young"] {
+        blobs.put(key, Bytes::from_static(b"x")).await.unwrap();
+    }
+    age(folder.path(), "raw/old", 2 * DAY);
+    age(folder.path(), "raw/again", 2 * DAY);
+    std::fs::write(folder.path().join("media/raw/.unfinished"), b"x").unwrap();
+    let mut old = blobs.older_than("raw", DAY).await.unwrap();
+    old.sort();
+    assert_eq!(old, ["raw/again", "raw/old"]);
+    assert_eq!(blobs.older_than("raw", 3 * DAY).await.unwrap(), [""; 0]);
+
+    blobs.put("raw/again", Bytes::from_static(b"x")).await.unwrap();
+    for (key, deleted) in [("raw/old", true), ("raw/again", false), ("raw/young", false), ("raw/none", false)] {
+        assert_eq!(blobs.delete_if_older(key, DAY).await.unwrap(), deleted, "{key}");
+    }
+    assert!(matches!(blobs.get("raw/old").await, Err(BlobError::Missing(_))));
+    assert!(!blobs.delete_if_older("raw/old", DAY).await.unwrap(), "it is gone, which is fine");
+    assert_eq!(blobs.get("raw/again").await.unwrap(), "x");
+    assert!(matches!(blobs.delete_if_older("../x", DAY).await, Err(BlobError::BadKey(_))));
+    assert!(matches!(blobs.older_than("..", DAY).await, Err(BlobError::BadKey(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_just_put_is_there_whoever_deletes_at_the_same_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..300 {
+        let key = format!("raw/{round}");
+        open(folder.path()).put(&key, Bytes::from_static(b"x")).await.unwrap();
+        age(folder.path(), &key, 2 * DAY);
+        // Two processes, as it were.
+        let (putting, deleting) = (open(folder.path()), open(folder.path()));
+        let (one, other) = (key.clone(), key.clone());
+        let put = tokio::spawn(async move { putting.put(&one, Bytes::from_static(b"x")).await });
+        let delete = tokio::spawn(async move { deleting.delete_if_older(&other, DAY).await });
+        put.await.unwrap().unwrap();
+        // Either is right: it was deleted before it was put, or left alone after.
+        delete.await.unwrap().unwrap();
+        assert_eq!(open(folder.path()).get(&key).await.unwrap(), "x", "round {round}");
+    }
 }

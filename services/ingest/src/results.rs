@@ -88,6 +88,10 @@ async fn process(
     // What was committed is followed up even when the rest has to wait.
     let looked = second_look(context, stop, &mut outcome).await;
     context.deps.store.wake_readers();
+    context.deps.dispatcher.kick_lanes(events.iter().filter_map(|event| match event {
+        SendEvent::Finished(report) => Some((report.account, report.conversation)),
+        SendEvent::LeaseExpired { .. } => None,
+    }));
     context.deps.dispatcher.kick(&outcome.accounts.iter().copied().collect::<Vec<_>>());
     if written.is_err() || looked.is_err() {
         return Err(batch);
@@ -106,15 +110,19 @@ async fn process(
 #[derive(Debug, Default)]
 struct Outcome {
     learnt: Vec<(AccountId, String)>,
+    /// Where a lane may have moved that no report names.
     accounts: BTreeSet<AccountId>,
     /// Reports the database will not take, and why.
     refused: Vec<(SendEvent, String)>,
 }
 
 impl Outcome {
-    fn add(&mut self, applied: Applied) {
+    fn add(&mut self, events: &[SendEvent], applied: Applied) {
         self.learnt.extend(applied.learnt);
-        self.accounts.extend(applied.accounts);
+        self.accounts.extend(events.iter().filter_map(|event| match event {
+            SendEvent::Finished(_) => None,
+            SendEvent::LeaseExpired { account, .. } => Some(*account),
+        }));
     }
 
     fn refuses(&self, results: &SendResults) -> bool {
@@ -140,7 +148,7 @@ async fn write(
             continue;
         }
         match patiently(context, stop, || apply(context, part)).await {
-            Ok(applied) => outcome.add(applied),
+            Ok(applied) => outcome.add(part, applied),
             Err(NotWritten::Away) => return Err(Away),
             Err(NotWritten::Refused(why)) => match part {
                 [one] => {

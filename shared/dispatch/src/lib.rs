@@ -6,7 +6,7 @@
 //! on the way is published again after a minute ([`Dispatcher::republish`]).
 
 use domain::wire::{SendRef, SendRefs};
-use domain::{AccountId, AccountName, MessageId};
+use domain::{AccountId, AccountName, ConversationId, MessageId};
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use queue::topics::OUTBOUND;
@@ -36,9 +36,20 @@ pub struct Dispatcher(Arc<Inner>);
 struct Inner {
     queue: Queue,
     store: Store,
-    kicked: Mutex<BTreeSet<AccountId>>,
+    kicked: Mutex<Kicked>,
     wake: Arc<Notify>,
     under_way: Arc<Semaphore>,
+}
+
+/// Where something may be due.
+type Kicked = BTreeMap<AccountId, Where>;
+
+#[derive(Debug)]
+enum Where {
+    /// Anywhere in the account.
+    Anywhere,
+    /// In these lanes.
+    Lanes(BTreeSet<ConversationId>),
 }
 
 impl Drop for Inner {
@@ -80,11 +91,27 @@ impl Dispatcher {
     /// Something may be due for these accounts: dispatches it now, in the background. Call it after the commit. A kick that
     /// fails or dies with the process costs no more than the time to the next sweep.
     pub fn kick(&self, accounts: &[AccountId]) {
-        if accounts.is_empty() {
-            return;
+        self.remember(|kicked| kicked.extend(accounts.iter().map(|account| (*account, Where::Anywhere))));
+    }
+
+    /// As [`Dispatcher::kick`], by who knows which lanes have a new head: nothing else of the account is looked at, as long as
+    /// its window is so empty that nothing else can be waiting for room.
+    pub fn kick_lanes(&self, lanes: impl IntoIterator<Item = (AccountId, ConversationId)>) {
+        self.remember(|kicked| {
+            for (account, lane) in lanes {
+                if let Where::Lanes(lanes) = kicked.entry(account).or_insert_with(|| Where::Lanes(BTreeSet::new())) {
+                    lanes.insert(lane);
+                }
+            }
+        });
+    }
+
+    fn remember(&self, kick: impl FnOnce(&mut Kicked)) {
+        let mut kicked = self.0.kicked.lock().unwrap_or_else(PoisonError::into_inner);
+        kick(&mut kicked);
+        if !kicked.is_empty() {
+            self.0.wake.notify_one();
         }
-        self.0.kicked.lock().unwrap_or_else(PoisonError::into_inner).extend(accounts);
-        self.0.wake.notify_one();
     }
 
     /// Dispatches what is due, for all accounts.
@@ -107,14 +134,11 @@ async fn carry_out_kicks(dispatcher: Weak<Inner>, wake: Arc<Notify>) {
     loop {
         wake.notified().await;
         let Some(inner) = dispatcher.upgrade() else { return };
-        let accounts: Vec<AccountId> = {
-            let mut kicked = inner.kicked.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *kicked).into_iter().collect()
-        };
-        if accounts.is_empty() {
+        let kicked = std::mem::take(&mut *inner.kicked.lock().unwrap_or_else(PoisonError::into_inner));
+        if kicked.is_empty() {
             continue;
         }
-        if let Err(error) = inner.round(Some(accounts)).await {
+        if let Err(error) = inner.round(Some(kicked)).await {
             debug!(%error, "Nothing could be dispatched now; the sweep will");
         }
     }
@@ -137,7 +161,7 @@ struct Published {
 impl Inner {
     /// Marks what is due and publishes it, all accounts at the same time. Returns when that is done, or when it takes so long
     /// that others should not wait for it: then it goes on behind our back, and the rows it is about are nobody else's.
-    async fn round(self: &Arc<Self>, only: Option<Vec<AccountId>>) -> Result<Dispatched, DispatchError> {
+    async fn round(self: &Arc<Self>, only: Option<Kicked>) -> Result<Dispatched, DispatchError> {
         let place = self.under_way.clone().acquire_owned().await.map_err(|_| PublishError::Closed)?;
         let batches = self.mark(only).await?;
         if batches.is_empty() {
@@ -159,28 +183,38 @@ impl Inner {
     }
 
     /// DISPATCHED is committed before anything is published.
-    async fn mark(&self, only: Option<Vec<AccountId>>) -> Result<Vec<Batch>, DispatchError> {
+    async fn mark(&self, only: Option<Kicked>) -> Result<Vec<Batch>, DispatchError> {
+        let accounts: Option<Vec<AccountId>> = only.as_ref().map(|kicked| kicked.keys().copied().collect());
         let (now, rooms) = {
             let mut tx = self.store.look().await?;
             let now = tx.database_now().await?;
-            (now, send::rooms(&mut tx, only.as_deref(), now).await?)
+            (now, send::rooms(&mut tx, accounts.as_deref(), now).await?)
         };
         let mut names = BTreeMap::new();
-        let mut free = Vec::new();
-        for Room { account, name, rate, dispatched } in rooms {
-            let room = window(rate) - dispatched;
-            if let (1.., Some(name)) = (room, queue_name(&name)) {
-                names.insert(account, name);
-                free.push((account, room));
+        let (mut free, mut lanes) = (Vec::new(), Vec::new());
+        for room in rooms {
+            let left = window(room.rate) - room.dispatched;
+            let Some(name) = queue_name(&room.name).filter(|_| left > 0) else { continue };
+            names.insert(room.account, name);
+            match only.as_ref().and_then(|kicked| kicked.get(&room.account)) {
+                Some(Where::Lanes(moved)) if has_room_for_all(&room, moved.len()) => lanes.extend(moved),
+                _ => free.push((room.account, left)),
             }
         }
-        if free.is_empty() {
+        if names.is_empty() {
             return Ok(Vec::new());
         }
         // Asked before rows are marked: with the broker away this would only move them back and forth.
         drop(self.queue.publisher().slot().await?);
-        let mut tx = self.store.autocommit().await?;
-        let refs = send::dispatch_all(&mut tx, &free, now).await?;
+        let both = !free.is_empty() && !lanes.is_empty();
+        let mut tx = if both { self.store.begin().await? } else { self.store.autocommit().await? };
+        let mut refs = Vec::new();
+        if !free.is_empty() {
+            refs = send::dispatch_all(&mut tx, &free, now).await?;
+        }
+        if !lanes.is_empty() {
+            refs.extend(send::dispatch_lanes(&mut tx, &lanes, now).await?);
+        }
         tx.commit().await?;
         let mut batches: BTreeMap<AccountId, Batch> = BTreeMap::new();
         for (account, reference) in refs {
@@ -279,6 +313,13 @@ impl Inner {
         }
         published
     }
+}
+
+/// Whether an account's window is so empty that whatever was due before has found room long ago, and `more` find it too: who
+/// goes first is then no question.
+fn has_room_for_all(room: &Room, more: usize) -> bool {
+    let half = window(room.rate) / 2;
+    room.dispatched + i64::try_from(more).unwrap_or(i64::MAX) <= half
 }
 
 /// The name comes from the mirror of the configuration, which takes no other.

@@ -44,7 +44,9 @@ use domain::{AccountId, ConversationId, MessageId, SendState, Timestamp};
 
 pub use claim::{CLAIM_WITHIN, Claimed, Claims, claim, claimed_under};
 pub use deadline::{Expired, expire};
-pub use dispatch::{Room, Stale, dispatch, dispatch_all, republish, rooms, set_back, stale_accounts, window};
+pub use dispatch::{
+    Room, Stale, dispatch, dispatch_all, dispatch_lanes, republish, rooms, set_back, stale_accounts, window,
+};
 pub use due::fall_due;
 pub use evidence::{Evidence, Silence, Verdict, conclude, note_witnesses, settle_by_evidence, silences};
 pub use expired::{ExpiredLease, expired_leases};

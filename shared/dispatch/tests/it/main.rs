@@ -222,6 +222,27 @@ async fn one_round_serves_every_account_each_as_far_as_its_own_window_goes(
 
 #[rstest]
 #[tokio::test]
+async fn a_lane_that_moved_goes_at_once_and_everything_in_its_order_when_room_is_short(
+    #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,
+) {
+    let world = World::new(stack, 70).await;
+    let mut consumer = world.consumer().await;
+    let (first, moved) = (world.accept(0).await, world.accept(1).await);
+    let lane = |n: usize| (world.account, world.conversations[n].conversation);
+    world.dispatcher.kick_lanes([lane(1)]);
+    assert_eq!(take(&mut consumer, 1).await, [moved]);
+    assert_eq!(world.states(&[first]).await, [SendState::Waiting], "nobody asked for it");
+
+    let mut all = vec![first];
+    for n in 2..70 {
+        all.push(world.accept(n).await);
+    }
+    world.dispatcher.kick_lanes((2..70).map(lane));
+    assert_eq!(take(&mut consumer, 63).await, all[..63], "more than half of the window: the longest due go first");
+}
+
+#[rstest]
+#[tokio::test]
 async fn what_nobody_claims_is_published_again_only_while_somebody_listens(
     #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,
 ) {

@@ -7,7 +7,7 @@ use crate::set::{Both, numbers, with_ids};
 use crate::tx::on_backend;
 use crate::{At, Result, Tx};
 use domain::wire::SendRef;
-use domain::{AccountId, MessageId, Timestamp};
+use domain::{AccountId, ConversationId, MessageId, Timestamp};
 
 /// How many references of an account may be on their way at least, however slow the account is.
 pub const LEAST_WINDOW: i64 = 64;
@@ -69,18 +69,16 @@ pub async fn rooms(tx: &mut Tx, only: Option<&[AccountId]>, now: Timestamp) -> R
     })
 }
 
-/// A due head of a lane of `$account`, the condition of both databases. The lane is asked row by row, by its index: joined
-/// against itself, the whole table would be read when PostgreSQL thinks that many rows are due.
+/// Of the rows `s` that are `$which`, those that are due heads of their lanes and may go, in the words of both databases.
+/// The lane is asked row by row, by its index: joined against itself, the whole table would be read when PostgreSQL thinks
+/// that many rows are due.
 macro_rules! due_heads {
-    ($account:literal, $now:literal) => {
+    ($which:literal, $now:literal) => {
         concat!(
-            "s.channel_account_id = ",
-            $account,
-            " AND s.state = 'WAITING' AND s.due_at <= ",
+            $which,
+            " AND s.due_at <= ",
             $now,
-            "
-     AND s.seq = (SELECT min(e.seq) FROM sends e WHERE e.conversation_id = s.conversation_id)
-     AND ",
+            " AND s.seq = (SELECT min(e.seq) FROM sends e WHERE e.conversation_id = s.conversation_id) AND ",
             nothing_heard!("s")
         )
     };
@@ -93,14 +91,14 @@ const SEND_DISPATCH_PG: &str = concat!(
   SELECT r.account, r.room, h.* FROM unnest($1::bigint[], $2::bigint[]) AS r(account, room)
     JOIN channel_accounts a ON a.id = r.account AND a.status = 'ACTIVE'
     CROSS JOIN LATERAL (SELECT s.message_id, s.attempt, s.bulk, s.due_at FROM sends s WHERE ",
-    due_heads!("r.account", "$3"),
+    due_heads!("s.channel_account_id = r.account AND s.state = 'WAITING'", "$3"),
     " ORDER BY s.bulk, s.due_at LIMIT r.room FOR UPDATE OF s SKIP LOCKED) AS h),
   crowded AS (SELECT account, room FROM due GROUP BY account, room
     HAVING count(*) >= room AND count(*) FILTER (WHERE attempt = 0) < greatest(room / 2, 1)),
   fresh AS MATERIALIZED (
   SELECT r.account, r.room, h.* FROM crowded r
     CROSS JOIN LATERAL (SELECT s.message_id, s.attempt, s.bulk, s.due_at FROM sends s WHERE s.attempt = 0 AND ",
-    due_heads!("r.account", "$3"),
+    due_heads!("s.channel_account_id = r.account AND s.state = 'WAITING'", "$3"),
     " ORDER BY s.bulk, s.due_at LIMIT greatest(r.room / 2, 1) FOR UPDATE OF s SKIP LOCKED) AS h),
   ranked AS (SELECT message_id, room, row_number() OVER (PARTITION BY account ORDER BY turn, bulk, due_at) AS place FROM (
     SELECT account, room, message_id, bulk, due_at, 0 AS turn FROM fresh
@@ -116,7 +114,7 @@ RETURNING s.channel_account_id, s.message_id, s.generation"
 const SEND_DISPATCH_SQLITE: &str = concat!(
     "UPDATE sends SET state = 'DISPATCHED', dispatched_at = $2 WHERE state = 'WAITING' AND message_id IN (
   SELECT s.message_id FROM sends s JOIN channel_accounts a ON a.id = s.channel_account_id AND a.status = 'ACTIVE' WHERE ",
-    due_heads!("$1", "$2"),
+    due_heads!("s.channel_account_id = $1 AND s.state = 'WAITING'", "$2"),
     " AND s.attempt <= $4 ORDER BY s.bulk, s.due_at LIMIT $3) RETURNING channel_account_id, message_id, generation"
 );
 
@@ -150,9 +148,6 @@ pub async fn dispatch_all(
             }
         }
     }
-    let reference = |(account, message, generation)| {
-        (AccountId::new(account), SendRef { message: MessageId::new(message), generation })
-    };
     Ok(rows.into_iter().map(reference).collect())
 }
 
@@ -161,6 +156,51 @@ pub async fn dispatch_all(
 /// Only when the database cannot be reached.
 pub async fn dispatch(tx: &mut Tx, account: AccountId, room: i64, now: Timestamp) -> Result<Vec<SendRef>> {
     Ok(dispatch_all(tx, &[(account, room)], now).await?.into_iter().map(|(_, reference)| reference).collect())
+}
+
+/// By the lanes' own index: the index of what is WAITING could not tell heads from what stands behind them.
+const LANES_DISPATCH: Both = Both {
+    postgres: concat!(
+        "UPDATE sends SET state = 'DISPATCHED', dispatched_at = $1
+  FROM (SELECT h.message_id FROM unnest($2::bigint[]) AS c(conversation)
+    CROSS JOIN LATERAL (SELECT s.message_id FROM sends s
+       WHERE s.channel_account_id IN (SELECT a.id FROM channel_accounts a WHERE a.status = 'ACTIVE') AND ",
+        due_heads!("s.conversation_id = c.conversation AND s.state || '' = 'WAITING'", "$1"),
+        " LIMIT 1 FOR UPDATE OF s SKIP LOCKED) AS h) AS heads
+ WHERE sends.message_id = heads.message_id AND sends.state || '' = 'WAITING'
+RETURNING channel_account_id, sends.message_id, generation"
+    ),
+    sqlite: concat!(
+        "UPDATE sends SET state = 'DISPATCHED', dispatched_at = $1 WHERE state = 'WAITING' AND message_id IN (
+  SELECT s.message_id FROM sends s JOIN channel_accounts a ON a.id = s.channel_account_id AND a.status = 'ACTIVE' WHERE ",
+        due_heads!("s.conversation_id IN (SELECT value FROM json_each($2)) AND s.state = 'WAITING'", "$1"),
+        ") RETURNING channel_account_id, message_id, generation"
+    ),
+};
+
+/// As [`dispatch_all`], for the heads of these lanes alone and whatever room there is: for who knows which lanes moved, and
+/// that their accounts have room for more than is due.
+/// # Errors
+/// Only when the database cannot be reached.
+pub async fn dispatch_lanes(
+    tx: &mut Tx,
+    conversations: &[ConversationId],
+    now: Timestamp,
+) -> Result<Vec<(AccountId, SendRef)>> {
+    let ids: Vec<i64> = conversations.iter().map(|id| id.get()).collect();
+    let rows: Vec<(i64, i64, i16)> = match tx {
+        Tx::Postgres(tx) => {
+            sqlx::query_as(LANES_DISPATCH.postgres).bind(At(now)).bind(ids).fetch_all(tx.conn()).await?
+        }
+        Tx::Sqlite(tx) => {
+            sqlx::query_as(LANES_DISPATCH.sqlite).bind(At(now)).bind(json(&ids)?).fetch_all(&mut **tx).await?
+        }
+    };
+    Ok(rows.into_iter().map(reference).collect())
+}
+
+fn reference((account, message, generation): (i64, i64, i16)) -> (AccountId, SendRef) {
+    (AccountId::new(account), SendRef { message: MessageId::new(message), generation })
 }
 
 fn references(rows: Vec<(i64, i16)>) -> Vec<SendRef> {

@@ -250,6 +250,40 @@ async fn a_send_past_its_deadline_fails_where_it_waits_and_only_there(
 }
 
 #[rstest]
+#[tokio::test]
+async fn the_heads_of_lanes_that_are_named_go_and_nothing_else(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 4).await;
+    let (head, behind) = (world.accept(0, "head").await, world.accept(0, "behind").await);
+    let later = world
+        .accept_as(1, "held back a little", |mut new| {
+            new.hold = Some(seconds(60));
+            new
+        })
+        .await;
+    let not_named = world.accept(2, "not named").await;
+    let named: Vec<_> = [0, 1, 3].iter().map(|n| world.conversations[*n].conversation).collect();
+    let go = async || {
+        let mut tx = world.store().autocommit().await.unwrap();
+        let now = tx.database_now().await.unwrap();
+        let refs = send::dispatch_lanes(&mut tx, &named, now).await.unwrap();
+        tx.commit().await.unwrap();
+        refs.into_iter().map(|(account, one)| (account, one.message)).collect::<Vec<_>>()
+    };
+    set_status(&world, "PAUSED").await;
+    assert_eq!(go().await, []);
+    set_status(&world, "ACTIVE").await;
+    assert_eq!(go().await, [(world.account, head)]);
+    assert_eq!(go().await, [], "its successor waits for it");
+    let claimed = world.claim("t", &[head]).await;
+    world.report(&[finished(&claimed[0], AttemptOutcome::Accepted)]).await;
+    assert_eq!(go().await, [(world.account, behind)]);
+    assert_eq!(world.state_of(later.id).await, Some(SendState::Waiting), "not due");
+    assert_eq!(world.state_of(not_named).await, Some(SendState::Waiting));
+}
+
+#[rstest]
 #[case::taken_after_all(
     "INSERT INTO send_attempts (message_id, generation, attempt, outcome, provider_message_id, finished_at)
      SELECT message_id, generation, 7, 'ACCEPTED', 'wamid.late', created_at FROM sends WHERE attempt > 0"

@@ -40,7 +40,9 @@ fn silence() -> sqlx::Error {
 
 /// Whether this is what a line says when its patience is at an end.
 pub(crate) fn is_silence(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<Silence>()))
+    let sqlx::Error::Io(error) = error else { return false };
+    let Some(inner) = error.get_ref() else { return false };
+    inner.is::<Silence>()
 }
 
 /// What the server itself says leaves the line usable.

@@ -31,7 +31,7 @@ pub(crate) struct At {
 
 /// Makes the call at its slot. A slot that was missed costs another one; a lease that is nearly over, or a process that
 /// stops, costs the claim, which goes back without having counted.
-pub(crate) async fn make(shared: Arc<Shared>, job: Job, at: At) {
+pub(crate) async fn make(shared: Arc<Shared>, job: Box<Job>, at: At) {
     tokio::select! {
         biased;
         () = shared.stop.cancelled() => return shared.give_back(job),
@@ -47,12 +47,18 @@ pub(crate) async fn make(shared: Arc<Shared>, job: Job, at: At) {
     }
     shared.deps.metrics.rate_wait(job.account.name.as_str(), job.claimed_at.elapsed());
     let (started_at, began) = (shared.deps.clock.now(), Instant::now());
-    let (http_status, outcome) = answer(&shared, &job, timeout).await;
+    // Boxed where it is large: many wait for their slot with nothing of it.
+    let (http_status, outcome) = Box::pin(answer(&shared, &job, timeout)).await;
     shared.deps.metrics.provider_call(job.account.name.as_str(), began.elapsed());
-    let Job { claim, account, taken, permit, .. } = job;
+    let Job { claim, account, taken, permit, .. } = *job;
     drop(permit);
-    let seen = outcome.as_ref().map(|_| ());
-    lessons::learn(&shared, claim.channel_account_id, &account, claim.conversation_id, seen).await;
+    match &outcome {
+        Ok(_) => shared.lessons.succeeded(claim.channel_account_id),
+        Err(error) => {
+            let lesson = lessons::learn(&shared, claim.channel_account_id, &account, claim.conversation_id, error);
+            Box::pin(lesson).await;
+        }
+    }
     let report = report(&shared, &claim, started_at, http_status, outcome);
     tell(&shared, account.name.as_str(), &report, began.elapsed());
     shared.reports.leave(Finished { report, taken });

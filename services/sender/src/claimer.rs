@@ -10,7 +10,7 @@ use crate::fence::{Boottime, Lease};
 use crate::reports::Finished;
 use crate::shares::Permit;
 use crate::slots::{Slot, join};
-use domain::limits::SLOT_HORIZON;
+use domain::limits::{SLOT_HORIZON, SLOT_TOLERANCE};
 use domain::{Account, AccountId, Call, MessageId, MessageType, SendError, Timestamp, Window};
 use providers::ChannelKind;
 use runtime::reconnect::Reconnect;
@@ -31,7 +31,7 @@ const SHORT_BLOCK: Duration = Duration::from_secs(1);
 /// How long before a slot it is asked for.
 const ASK_BEFORE: Duration = Duration::from_millis(60);
 /// Longest pause between two rounds, taken so that a round has more than a row or two to claim.
-const LONGEST_LINGER: Duration = Duration::from_millis(8);
+const LONGEST_LINGER: Duration = Duration::from_millis(4);
 
 /// A claimed message, ready to be called.
 #[derive(Debug)]
@@ -52,29 +52,31 @@ pub(crate) struct Job {
 struct Group {
     fresh: Vec<(Taken, Permit)>,
     /// Claimed before; their slot was missed.
-    late: Vec<Job>,
+    #[expect(clippy::vec_box, reason = "they come boxed and go boxed")]
+    late: Vec<Box<Job>>,
 }
 
 /// The loop that claims.
 #[derive(Debug)]
 pub(crate) struct Claimer {
     shared: Arc<Shared>,
-    late: mpsc::UnboundedReceiver<Job>,
+    late: mpsc::UnboundedReceiver<Box<Job>>,
     /// Claimed, and in want of another slot.
-    waiting: Vec<Job>,
+    #[expect(clippy::vec_box, reason = "they come boxed and go boxed")]
+    waiting: Vec<Box<Job>>,
     calls: TaskTracker,
     clock: DatabaseClock,
-    /// How long it takes from asking for slots to using them.
-    lead: Duration,
+    /// How long it takes from asking for slots to having claimed.
+    takes: Duration,
     /// How long the last round took.
     round: Duration,
 }
 
 impl Claimer {
-    pub(crate) fn new(shared: Arc<Shared>, late: mpsc::UnboundedReceiver<Job>, calls: TaskTracker) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, late: mpsc::UnboundedReceiver<Box<Job>>, calls: TaskTracker) -> Self {
         let clock = DatabaseClock::new();
-        let (lead, round) = (Duration::from_millis(5), Duration::ZERO);
-        Self { shared, late, waiting: Vec::new(), calls, clock, lead, round }
+        let (takes, round) = (Duration::from_millis(5), Duration::ZERO);
+        Self { shared, late, waiting: Vec::new(), calls, clock, takes, round }
     }
 
     /// Claims until the process stops; then everything that was not called goes back.
@@ -134,6 +136,11 @@ impl Claimer {
         }
     }
 
+    /// How far ahead the first slot may begin. It can be used late: half of that time is for rounds that take longer.
+    fn lead(&self) -> Duration {
+        self.takes.saturating_sub(SLOT_TOLERANCE / 2)
+    }
+
     /// One round; says how many calls it led to.
     async fn round(&mut self) -> Result<usize, StoreError> {
         let mut groups = self.gather();
@@ -173,7 +180,7 @@ impl Claimer {
         begun += self.claim(chosen, &mut slots, now, lease).await?;
         // Slow to trust a quick round, quick to believe a slow one.
         let took = sent.elapsed();
-        self.lead = if took > self.lead { took } else { self.lead.mul_f64(0.9) + took.mul_f64(0.1) };
+        self.takes = if took > self.takes { took } else { self.takes.mul_f64(0.8) + took.mul_f64(0.2) };
         Ok(begun)
     }
 
@@ -224,7 +231,7 @@ impl Claimer {
         }
         let wishes: Vec<Wish> = wishes.into_values().collect();
         let mut tx = self.shared.deps.store.autocommit().await?;
-        let taken = rate_limit::take_slots(&mut tx, &wishes, self.lead).await?;
+        let taken = rate_limit::take_slots(&mut tx, &wishes, self.lead()).await?;
         tx.commit().await?;
         Ok(taken)
     }
@@ -430,7 +437,7 @@ impl Claimer {
         match self.call_for(&claim, &account) {
             Ok((kind, call)) => {
                 let (token, claimed_at) = (token.clone(), Instant::now());
-                let job = Job { claim, account, kind, call, lease, token, taken, permit, claimed_at };
+                let job = Box::new(Job { claim, account, kind, call, lease, token, taken, permit, claimed_at });
                 match slot {
                     Some(slot) => self.launch(job, slot),
                     None => {
@@ -461,7 +468,7 @@ impl Claimer {
     }
 
     /// `false`: the slot cannot be placed, and the job waits for another one.
-    fn launch(&self, job: Job, slot: Slot) -> bool {
+    fn launch(&self, job: Box<Job>, slot: Slot) -> bool {
         let Some(start) = self.clock.here(slot.start).map(Instant::from_std) else {
             self.shared.again(job);
             return false;

@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Deliveries held for one account, of which each carries 1 to 16 references: half of what the references may be, shared
-/// among the accounts.
+/// Deliveries held for one account: as many as the references may be, shared among the accounts. Each carries 1 to 16 of them,
+/// and under way they carry few: what a batch of results frees. That the references are no flood is dispatch's care, which
+/// has no more than two seconds of an account's rate on their way.
 fn prefetch(references: usize, accounts: usize) -> u16 {
-    u16::try_from(references / 2 / accounts.max(1)).unwrap_or(u16::MAX).max(4)
+    u16::try_from(references / accounts.max(1)).unwrap_or(u16::MAX).max(8)
 }
 
 /// Takes an account's references until `stop` is cancelled, then gives back what is not acknowledged: rows that are claimed
@@ -61,7 +62,7 @@ mod tests {
 
     #[test]
     fn accounts_share_the_prefetch_and_none_is_left_without() {
-        assert_eq!((prefetch(512, 1), prefetch(512, 4), prefetch(512, 1000)), (256, 64, 4));
+        assert_eq!((prefetch(512, 1), prefetch(512, 4), prefetch(512, 1000)), (512, 128, 8));
         assert_eq!(prefetch(usize::MAX, 1), u16::MAX);
     }
 }

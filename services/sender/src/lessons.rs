@@ -56,7 +56,8 @@ impl Lessons {
         }
     }
 
-    fn succeeded(&self, account: AccountId) {
+    /// A call was accepted.
+    pub(crate) fn succeeded(&self, account: AccountId) {
         let mut state = self.state();
         state.failing.remove(&account);
         *state.accepted.entry(account).or_default() += 1;
@@ -76,23 +77,22 @@ impl Lessons {
     }
 }
 
-/// Learns from how a call ended. Returns once what others must know is written down, or could not be.
+/// Learns from a call that was not accepted. Returns once what others must know is written down, or could not be.
 pub(crate) async fn learn(
     shared: &Shared,
     id: AccountId,
     configured: &Account,
     conversation: ConversationId,
-    outcome: Result<(), &SendError>,
+    error: &SendError,
 ) {
     let name = configured.name.as_str();
-    match outcome {
-        Ok(()) => shared.lessons.succeeded(id),
-        Err(SendError::Throttled { scope, code, retry_after, .. }) => {
+    match error {
+        SendError::Throttled { scope, code, retry_after, .. } => {
             warn!(account = name, code, scope = ?scope, "{name} was throttled by its provider ({code})");
             let (scope, wait) = (*scope, *retry_after);
             write(shared, async |tx| throttled(tx, id, configured, conversation, scope, wait).await).await;
         }
-        Err(SendError::AccountBroken { code, reason }) => {
+        SendError::AccountBroken { code, reason } => {
             let now = shared.deps.clock.now();
             let token = shared.token_hash(id);
             let broken = write(shared, async |tx| account::mark_broken(tx, id, &token, code, reason, now).await).await;
@@ -102,7 +102,7 @@ pub(crate) async fn learn(
                 shared.deps.store.wake_readers();
             }
         }
-        Err(SendError::Unreachable(_) | SendError::Transient { .. } | SendError::OutcomeUnknown(_)) => {
+        SendError::Unreachable(_) | SendError::Transient { .. } | SendError::OutcomeUnknown(_) => {
             if shared.lessons.failed(id, Instant::now()) {
                 warn!(
                     account = name,
@@ -111,7 +111,7 @@ pub(crate) async fn learn(
                 write(shared, async |tx| probe(tx, &account_scope(id)).await).await;
             }
         }
-        Err(SendError::Rejected { .. }) => {
+        SendError::Rejected { .. } => {
             // The provider works; it does not want this message.
             shared.lessons.state().failing.remove(&id);
         }

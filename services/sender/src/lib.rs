@@ -90,7 +90,7 @@ pub(crate) struct Shared {
     returns: mpsc::UnboundedSender<Return>,
     /// Claims that are being given back.
     pub(crate) returning: AtomicUsize,
-    late: mpsc::UnboundedSender<Job>,
+    late: mpsc::UnboundedSender<Box<Job>>,
     /// Told when there may be something to claim.
     pub(crate) wake: Arc<Notify>,
     pub(crate) stop: CancellationToken,
@@ -100,8 +100,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// A claim that was not called goes back without having counted.
-    pub(crate) fn give_back(&self, job: Job) {
-        let Job { claim, token, taken, .. } = job;
+    pub(crate) fn give_back(&self, job: Box<Job>) {
+        let Job { claim, token, taken, .. } = *job;
         self.return_claim(token, taken, claim.channel_account_id);
     }
 
@@ -114,7 +114,7 @@ impl Shared {
     }
 
     /// A claim that missed its slot waits for another one, as long as its lease allows.
-    pub(crate) fn again(&self, job: Job) {
+    pub(crate) fn again(&self, job: Box<Job>) {
         match self.late.send(job) {
             Ok(()) => self.wake.notify_one(),
             Err(mpsc::error::SendError(job)) => self.give_back(job),

@@ -24,7 +24,8 @@ use runtime::metrics::Metrics;
 use runtime::reconnect::Reconnect;
 use std::sync::Arc;
 use store::account::Directory;
-use store::{SchemaState, Store, StoreError};
+use store::start::when_ready;
+use store::{Store, StoreError};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -128,28 +129,16 @@ async fn prepare(
     stop: &CancellationToken,
 ) -> Option<(Directory, Instant)> {
     let mut waits = Reconnect::new(deps.tuning.reconnect_first, deps.tuning.reconnect_most);
-    loop {
-        match mirrored(deps, started_at).await {
-            Ok(Ok(prepared)) => return Some(prepared),
-            Ok(Err(need)) => part.not_ready(need),
-            Err(error) if error.is_transient() => part.not_ready("the database cannot be reached"),
-            Err(error) => part.not_ready(error.to_string()),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(waits.next_wait()) => {}
-        }
-    }
+    let work = || announced(deps, started_at);
+    let ready = when_ready(&deps.store, |missing| part.not_ready(missing), || waits.next_wait(), work);
+    stop.run_until_cancelled(ready).await
 }
 
-async fn mirrored(deps: &Deps, started_at: Timestamp) -> Result<Result<(Directory, Instant), String>, StoreError> {
-    if let SchemaState::TooOld { have, need } = deps.store.schema_state().await? {
-        return Ok(Err(format!("the schema is at {have}, this binary needs {need}: run `roost migrate`")));
-    }
+async fn announced(deps: &Deps, started_at: Timestamp) -> Result<(Directory, Instant), StoreError> {
     let mut tx = deps.store.begin().await?;
     let accounts = store::account::mirror(&mut tx, &deps.accounts, deps.clock.now()).await?;
     tx.commit().await?;
     let announced = Instant::now();
     beat::announce(deps, started_at).await?;
-    Ok(Ok((accounts, announced)))
+    Ok((accounts, announced))
 }

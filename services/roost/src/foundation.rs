@@ -131,8 +131,8 @@ async fn watch_store(store: Store, part: Part, stop: CancellationToken) {
                 part.ready();
                 ASK_READY_STORE_AGAIN
             }
-            Ok(SchemaState::TooOld { have, need }) => {
-                part.not_ready(format!("the schema is at {have}, this version needs {need}: run `roost migrate`"));
+            Ok(schema @ SchemaState::TooOld { .. }) => {
+                part.not_ready(schema.to_string());
                 ASK_STORE_AGAIN
             }
             Err(error) => {

@@ -41,7 +41,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use store::account::Directory;
-use store::{SchemaState, Store, StoreError};
+use store::start::when_ready;
+use store::{Store, StoreError};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -240,26 +241,14 @@ fn token_hash(account: &Account) -> String {
 /// Waits for the database and its schema, and mirrors the accounts into it. `None`: stopped before that.
 async fn prepare(deps: &Deps, part: &Part, stop: &CancellationToken) -> Option<Directory> {
     let mut waits = Reconnect::new(deps.tuning.reconnect_first, deps.tuning.reconnect_most);
-    loop {
-        match mirrored(deps).await {
-            Ok(Ok(accounts)) => return Some(accounts),
-            Ok(Err(need)) => part.not_ready(need),
-            Err(error) if error.is_transient() => part.not_ready("the database cannot be reached"),
-            Err(error) => part.not_ready(error.to_string()),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return None,
-            () = tokio::time::sleep(waits.next_wait()) => {}
-        }
-    }
+    let work = || mirrored(deps);
+    let ready = when_ready(&deps.store, |missing| part.not_ready(missing), || waits.next_wait(), work);
+    stop.run_until_cancelled(ready).await
 }
 
-async fn mirrored(deps: &Deps) -> Result<Result<Directory, String>, StoreError> {
-    if let SchemaState::TooOld { have, need } = deps.store.schema_state().await? {
-        return Ok(Err(format!("the schema is at {have}, this binary needs {need}: run `roost migrate`")));
-    }
+async fn mirrored(deps: &Deps) -> Result<Directory, StoreError> {
     let mut tx = deps.store.begin().await?;
     let accounts = store::account::mirror(&mut tx, &deps.accounts, deps.clock.now()).await?;
     tx.commit().await?;
-    Ok(Ok(accounts))
+    Ok(accounts)
 }

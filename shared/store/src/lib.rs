@@ -40,6 +40,7 @@ pub mod result;
 pub mod retention;
 pub mod send;
 pub mod session;
+pub mod start;
 pub mod thread;
 pub mod token;
 pub mod user;

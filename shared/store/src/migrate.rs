@@ -6,6 +6,7 @@ use crate::{Result, Store};
 use sqlx::AssertSqlSafe;
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use std::fmt;
 
 /// `(number, name, PostgreSQL text, SQLite text)`
 const MIGRATIONS: &[(i64, &str, &str, &str)] = &[(
@@ -27,6 +28,18 @@ pub enum SchemaState {
         /// Number of the newest migration this binary knows.
         need: i64,
     },
+}
+
+/// In words for an operator.
+impl fmt::Display for SchemaState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SchemaState::Fits => f.write_str("the schema fits"),
+            SchemaState::TooOld { have, need } => {
+                write!(f, "the schema is at {have}, this version needs {need}: run `roost migrate`")
+            }
+        }
+    }
 }
 
 fn newest() -> i64 {

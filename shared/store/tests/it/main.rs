@@ -24,5 +24,6 @@ mod schema;
 mod sending;
 mod silence;
 mod sql;
+mod start;
 mod waiting;
 mod witness;

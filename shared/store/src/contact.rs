@@ -87,6 +87,14 @@ rows! {
         pub scope_key: String,
         /// The address.
         pub value: String,
+        /// What they called themselves last: their user name,
+        pub username: Option<String>,
+        /// and their own name.
+        pub display_name: Option<String>,
+        /// Whether the contact has no name yet,
+        pub nameless: bool,
+        /// and no number.
+        pub numberless: bool,
     }
 }
 
@@ -100,12 +108,18 @@ impl IdentityRow {
     }
 }
 
-const IDENTITIES_FIND_PG: &str = "SELECT d.id, d.contact_id, d.alias_of_id, d.kind, d.scope_key, d.value
+const IDENTITIES_FIND_PG: &str =
+    "SELECT d.id, d.contact_id, d.alias_of_id, d.kind, d.scope_key, d.value, d.username, d.display_name,
+           c.full_name IS NULL AS nameless, c.phone_e164 IS NULL AS numberless
       FROM unnest($1::text[], $2::text[], $3::text[]) AS i(kind, scope_key, value)
-      JOIN contact_identities d ON d.kind = i.kind AND d.scope_key = i.scope_key AND d.value = i.value";
-const IDENTITIES_FIND_SQLITE: &str = "SELECT d.id, d.contact_id, d.alias_of_id, d.kind, d.scope_key, d.value
+      JOIN contact_identities d ON d.kind = i.kind AND d.scope_key = i.scope_key AND d.value = i.value
+      JOIN contacts c ON c.id = d.contact_id";
+const IDENTITIES_FIND_SQLITE: &str =
+    "SELECT d.id, d.contact_id, d.alias_of_id, d.kind, d.scope_key, d.value, d.username, d.display_name,
+           c.full_name IS NULL AS nameless, c.phone_e164 IS NULL AS numberless
       FROM json_each($1) AS i
-      JOIN contact_identities d ON d.kind = i.value ->> 0 AND d.scope_key = i.value ->> 1 AND d.value = i.value ->> 2";
+      JOIN contact_identities d ON d.kind = i.value ->> 0 AND d.scope_key = i.value ->> 1 AND d.value = i.value ->> 2
+      JOIN contacts c ON c.id = d.contact_id";
 
 async fn find(tx: &mut Tx, keys: &[&IdentityKey]) -> Result<Vec<IdentityRow>> {
     // Arrays on PostgreSQL, JSON on SQLite.

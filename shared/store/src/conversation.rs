@@ -36,6 +36,13 @@ pub struct Wanted {
     pub first_at: Timestamp,
 }
 
+const CONVERSATIONS_FIND_PG: &str = "SELECT c.id, c.channel_account_id, c.contact_identity_id, c.thread_key, c.lead_id
+      FROM unnest($1::bigint[], $2::bigint[], $3::text[]) AS i(account, identity, thread)
+      JOIN conversations c ON c.channel_account_id = i.account AND c.contact_identity_id = i.identity AND c.thread_key = i.thread";
+const CONVERSATIONS_FIND_SQLITE: &str = "SELECT c.id, c.channel_account_id, c.contact_identity_id, c.thread_key, c.lead_id
+      FROM json_each($1) AS i
+      JOIN conversations c ON c.channel_account_id = i.value ->> 0 AND c.contact_identity_id = i.value ->> 1 AND c.thread_key = i.value ->> 2";
+
 const CONVERSATIONS_UPSERT_PG: &str = "INSERT INTO conversations (channel_account_id, contact_identity_id, thread_key, channel, contact_id, lead_id,
            external_id, external_thread_id, wa_conversation_id, wa_user_wa_id, last_message_at, created_at, updated_at)
     SELECT account, identity, thread, channel, contact, lead, external_id, external_id,
@@ -43,14 +50,14 @@ const CONVERSATIONS_UPSERT_PG: &str = "INSERT INTO conversations (channel_accoun
       FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::timestamptz[])
         AS i(account, identity, thread, channel, contact, lead, external_id, wa_user_wa_id, first_at)
     ON CONFLICT (channel_account_id, contact_identity_id, thread_key) DO UPDATE SET lead_id = coalesce(excluded.lead_id, conversations.lead_id)
-    RETURNING id, channel_account_id, contact_identity_id, thread_key";
+    RETURNING id, channel_account_id, contact_identity_id, thread_key, lead_id";
 const CONVERSATIONS_UPSERT_SQLITE: &str = "INSERT INTO conversations (channel_account_id, contact_identity_id, thread_key, channel, contact_id, lead_id,
            external_id, external_thread_id, wa_conversation_id, wa_user_wa_id, last_message_at, created_at, updated_at)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 6,
            CASE WHEN value ->> 3 = 'WHATSAPP' THEN value ->> 6 END, value ->> 7, value ->> 8, $2, $2
       FROM json_each($1) WHERE true
     ON CONFLICT (channel_account_id, contact_identity_id, thread_key) DO UPDATE SET lead_id = coalesce(excluded.lead_id, conversations.lead_id)
-    RETURNING id, channel_account_id, contact_identity_id, thread_key";
+    RETURNING id, channel_account_id, contact_identity_id, thread_key, lead_id";
 
 rows! {
     /// A conversation and its key.
@@ -63,6 +70,18 @@ rows! {
         pub contact_identity_id: IdentityId,
         /// The thread.
         pub thread_key: String,
+        /// The lead its messages belong to.
+        pub lead_id: Option<LeadId>,
+    }
+}
+
+impl ConversationRow {
+    fn key(&self) -> ConversationKey {
+        ConversationKey {
+            account: self.channel_account_id,
+            identity: self.contact_identity_id,
+            thread: self.thread_key.clone(),
+        }
     }
 }
 
@@ -80,11 +99,25 @@ pub async fn upsert(
     let mut distinct: Vec<&Wanted> = wanted.iter().collect();
     distinct.sort_by(|a, b| a.key.cmp(&b.key));
     distinct.dedup_by(|a, b| a.key == b.key);
+    // Most are there and as they should be. To update a row into what it is costs as much as to change it, and makes
+    // PostgreSQL ask again for everything that it refers to when its counters move in the same transaction.
+    let mut found: HashMap<ConversationKey, ConversationId> = HashMap::with_capacity(distinct.len());
+    if !distinct.is_empty() {
+        let known: HashMap<ConversationKey, ConversationRow> =
+            find(tx, &distinct).await?.into_iter().map(|row| (row.key(), row)).collect();
+        distinct.retain(|wanted| match known.get(&wanted.key) {
+            Some(row) if wanted.lead.is_none() || wanted.lead == row.lead_id => {
+                found.insert(wanted.key.clone(), row.id);
+                false
+            }
+            _ => true,
+        });
+    }
     if distinct.is_empty() {
-        return Ok(HashMap::new());
+        return Ok(found);
     }
     // Arrays on PostgreSQL, JSON on SQLite.
-    let found: Vec<ConversationRow> = match tx {
+    let upserted: Vec<ConversationRow> = match tx {
         Tx::Postgres(tx) => {
             sqlx::query_as(CONVERSATIONS_UPSERT_PG)
                 .bind(distinct.iter().map(|w| w.key.account.get()).collect::<Vec<_>>())
@@ -120,10 +153,25 @@ pub async fn upsert(
             sqlx::query_as(CONVERSATIONS_UPSERT_SQLITE).bind(json(&rows)?).bind(At(now)).fetch_all(&mut **tx).await?
         }
     };
-    let key = |row: ConversationRow| ConversationKey {
-        account: row.channel_account_id,
-        identity: row.contact_identity_id,
-        thread: row.thread_key,
-    };
-    Ok(found.into_iter().map(|row| (row.id, key(row))).map(|(id, key)| (key, id)).collect())
+    found.extend(upserted.into_iter().map(|row| (row.key(), row.id)));
+    Ok(found)
+}
+
+async fn find(tx: &mut Tx, wanted: &[&Wanted]) -> Result<Vec<ConversationRow>> {
+    // Arrays on PostgreSQL, JSON on SQLite.
+    Ok(match tx {
+        Tx::Postgres(tx) => {
+            sqlx::query_as(CONVERSATIONS_FIND_PG)
+                .bind(wanted.iter().map(|w| w.key.account.get()).collect::<Vec<_>>())
+                .bind(wanted.iter().map(|w| w.key.identity.get()).collect::<Vec<_>>())
+                .bind(wanted.iter().map(|w| plain(&w.key.thread)).collect::<Vec<_>>())
+                .fetch_all(tx.conn())
+                .await?
+        }
+        Tx::Sqlite(tx) => {
+            let rows: Vec<_> =
+                wanted.iter().map(|w| (w.key.account.get(), w.key.identity.get(), plain(&w.key.thread))).collect();
+            sqlx::query_as(CONVERSATIONS_FIND_SQLITE).bind(json(&rows)?).fetch_all(&mut **tx).await?
+        }
+    })
 }

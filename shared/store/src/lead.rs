@@ -64,12 +64,15 @@ pub async fn lock_contacts(tx: &mut Tx, contacts: &[ContactId]) -> Result<()> {
     Ok(())
 }
 
-/// Each contact's newest open lead younger than 30 days, or a new one where one may be opened. A contact that gets none is
-/// absent. Call [`lock_contacts`] before.
+/// Each contact's newest open lead younger than 30 days. A contact without one is absent.
 /// # Errors
 /// When the database cannot be reached.
-pub async fn continue_or_open(tx: &mut Tx, wanted: &[Wanted], now: Timestamp) -> Result<HashMap<ContactId, OpenLead>> {
-    let mut ids: Vec<i64> = wanted.iter().map(|wanted| wanted.contact.get()).collect();
+pub async fn continuable(
+    tx: &mut Tx,
+    contacts: impl IntoIterator<Item = ContactId>,
+    now: Timestamp,
+) -> Result<HashMap<ContactId, OpenLead>> {
+    let mut ids: Vec<i64> = contacts.into_iter().map(ContactId::get).collect();
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() {
@@ -82,7 +85,15 @@ pub async fn continue_or_open(tx: &mut Tx, wanted: &[Wanted], now: Timestamp) ->
         Tx::Sqlite(tx) => sqlx::query_as(LEADS_OPEN_SQLITE).bind(json(&ids)?).bind(since).fetch_all(&mut **tx).await?,
     };
     // The newest of a contact comes last and stays.
-    let mut leads: HashMap<ContactId, OpenLead> = open.into_iter().map(|lead| (lead.contact_id, lead)).collect();
+    Ok(open.into_iter().map(|lead| (lead.contact_id, lead)).collect())
+}
+
+/// Each contact's newest open lead younger than 30 days, or a new one where one may be opened. A contact that gets none is
+/// absent. Call [`lock_contacts`] before.
+/// # Errors
+/// When the database cannot be reached.
+pub async fn continue_or_open(tx: &mut Tx, wanted: &[Wanted], now: Timestamp) -> Result<HashMap<ContactId, OpenLead>> {
+    let mut leads = continuable(tx, wanted.iter().map(|wanted| wanted.contact), now).await?;
 
     let mut missing: Vec<(i64, String)> = Vec::new();
     for wanted in wanted.iter().filter(|wanted| wanted.may_open && !leads.contains_key(&wanted.contact)) {

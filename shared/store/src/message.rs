@@ -17,6 +17,10 @@ pub struct NewInbound {
     pub conversation: ConversationId,
     /// The conversation's account: part of the key.
     pub account: AccountId,
+    /// Whose conversation it is.
+    pub contact: ContactId,
+    /// Where it takes place.
+    pub channel: Channel,
     /// The lead it belongs to.
     pub lead: Option<LeadId>,
     /// The provider's id, or one derived from the item's bytes: this is the deduplication.
@@ -83,41 +87,39 @@ pub struct StoredMessage {
 pub struct Inserted {
     /// The messages that were new, in the order handed in. The others were there already.
     pub stored: Vec<StoredMessage>,
-    /// How many of those handed in named a conversation or a lead that is not there any more, or a lead that can no
-    /// longer be continued. They were not stored: what was remembered about them is stale.
+    /// How many conversations and leads are not what those handed in say: gone, somebody else's, or a lead that can no
+    /// longer be continued. What was remembered about them is stale, and nothing of this may be committed.
     pub stale: usize,
 }
 
 /// One statement: what was inserted is what counts. Counters are summed per conversation, because one update for each
 /// message is what makes the plain design slow. Materialised, because the insert and its count must see the same rows.
+/// Whether what was remembered still holds is asked where the rows are touched anyway, and counted with `at` = -1: whoever
+/// reads a count there rolls everything back.
 const INBOUND_INSERT_PG: &str = "WITH i AS MATERIALIZED (
-      SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-                           $10::text[], $11::text[], $12::bigint[], $13::timestamptz[], $14::boolean[], $15::timestamptz[], $16::text[])
-        AS i(at, conversation_id, lead_id, key, type, body, search_text, media_mime_type, reply_to, payload, raw, webhook_event_id,
+      SELECT * FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+                           $13::text[], $14::text[], $15::bigint[], $16::timestamptz[], $17::boolean[], $18::timestamptz[], $19::text[])
+        AS i(at, conversation_id, lead_id, contact_id, channel_account_id, channel, key, type, body, search_text, media_mime_type, reply_to, payload, raw, webhook_event_id,
              occurred_at, counts, window_until, preview)),
-    j AS MATERIALIZED (
-      SELECT i.*, c.contact_id, c.channel_account_id, c.channel FROM i JOIN conversations c ON c.id = i.conversation_id
-        LEFT JOIN leads l ON l.id = i.lead_id
-       WHERE i.lead_id IS NULL OR (l.closed_at IS NULL AND l.stage NOT IN ('COMPLETED_WON', 'LOST') AND l.created_at > $17)),
     m AS (
       INSERT INTO messages (conversation_id, contact_id, lead_id, channel_account_id, direction, channel, type, body, search_text,
              media_mime_type, status, provider_message_id, origin, reply_to_provider_id, payload, raw_payload, webhook_event_id,
              occurred_at, created_at)
       SELECT conversation_id, contact_id, lead_id, channel_account_id, 'INBOUND', channel, type, body, search_text,
-             media_mime_type, 'RECEIVED', key, 'CONTACT', reply_to, payload::jsonb, raw, webhook_event_id, occurred_at, $18
-        FROM j ORDER BY at
+             media_mime_type, 'RECEIVED', key, 'CONTACT', reply_to, payload::jsonb, raw, webhook_event_id, occurred_at, $21
+        FROM i ORDER BY at
       ON CONFLICT (provider_message_id, channel_account_id) DO NOTHING
       RETURNING id, provider_message_id, channel_account_id),
     n AS MATERIALIZED (
-      SELECT m.id, j.at, j.conversation_id, j.contact_id, j.lead_id, j.channel, j.occurred_at, j.counts, j.window_until, j.preview
-        FROM m JOIN j ON j.key = m.provider_message_id AND j.channel_account_id = m.channel_account_id),
+      SELECT m.id, i.at, i.conversation_id, i.contact_id, i.channel_account_id, i.lead_id, i.channel, i.occurred_at, i.counts, i.window_until, i.preview
+        FROM m JOIN i ON i.key = m.provider_message_id AND i.channel_account_id = m.channel_account_id),
     g AS MATERIALIZED (
-      SELECT conversation_id, count(*) FILTER (WHERE counts) AS counted, max(occurred_at) AS last_at,
+      SELECT conversation_id, contact_id, channel_account_id, count(*) FILTER (WHERE counts) AS counted, max(occurred_at) AS last_at,
              min(occurred_at) FILTER (WHERE counts) AS first_counted, max(occurred_at) FILTER (WHERE counts) AS last_counted,
              max(window_until) FILTER (WHERE counts) AS window_until, max(channel) AS channel, max(lead_id) AS lead_id,
              (array_agg(id ORDER BY occurred_at DESC, id DESC))[1] AS last_id,
              (array_agg(preview ORDER BY occurred_at DESC, id DESC))[1] AS preview
-        FROM n GROUP BY conversation_id ORDER BY conversation_id),
+        FROM n GROUP BY conversation_id, contact_id, channel_account_id ORDER BY conversation_id),
     u AS (
       UPDATE conversations c SET unread_count = c.unread_count + g.counted,
              last_message_id = CASE WHEN g.last_at >= c.last_message_at THEN g.last_id ELSE c.last_message_id END,
@@ -134,19 +136,21 @@ const INBOUND_INSERT_PG: &str = "WITH i AS MATERIALIZED (
              closed_at = CASE WHEN g.counted > 0 THEN NULL ELSE c.closed_at END,
              snoozed_until = CASE WHEN g.counted > 0 THEN NULL ELSE c.snoozed_until END,
              deleted_at = CASE WHEN g.counted > 0 THEN NULL ELSE c.deleted_at END,
-             updated_at = $18
-        FROM g WHERE c.id = g.conversation_id),
+             updated_at = $21
+        FROM g WHERE c.id = g.conversation_id RETURNING c.contact_id = g.contact_id AND c.channel_account_id = g.channel_account_id AS fits),
+    x AS MATERIALIZED (SELECT lead_id, max(last_at) AS last_at, max(channel) AS channel FROM g WHERE lead_id IS NOT NULL GROUP BY lead_id ORDER BY lead_id),
     k AS (
       UPDATE leads l SET last_contact_channel = CASE WHEN x.last_at >= coalesce(l.last_contact_at, x.last_at) THEN x.channel ELSE l.last_contact_channel END,
-             last_contact_at = greatest(l.last_contact_at, x.last_at), last_inbound_at = greatest(l.last_inbound_at, x.last_at), updated_at = $18
-        FROM (SELECT lead_id, max(last_at) AS last_at, max(channel) AS channel FROM g WHERE lead_id IS NOT NULL GROUP BY lead_id ORDER BY lead_id) AS x
-       WHERE l.id = x.lead_id)
+             last_contact_at = greatest(l.last_contact_at, x.last_at), last_inbound_at = greatest(l.last_inbound_at, x.last_at), updated_at = $21
+        FROM x
+       WHERE l.id = x.lead_id AND l.closed_at IS NULL AND l.stage NOT IN ('COMPLETED_WON', 'LOST') AND l.created_at > $20 RETURNING l.id)
     SELECT at, id, conversation_id, contact_id FROM n
-    UNION ALL SELECT -1, count(*), 0, 0 FROM j
+    UNION ALL SELECT -1, (SELECT count(*) FROM g) - (SELECT count(*) FROM u WHERE fits) + (SELECT count(*) FROM x) - (SELECT count(*) FROM k), 0, 0
     ORDER BY 1";
 
 /// SQLite: no statement may change data inside another, so the same in four; the sums are made here in between.
-const INBOUND_LIVE_SQLITE: &str = "SELECT count(*) FROM json_each($1) AS i JOIN conversations c ON c.id = i.value ->> 0
+const INBOUND_LIVE_SQLITE: &str = "SELECT count(*) FROM json_each($1) AS i
+      JOIN conversations c ON c.id = i.value ->> 0 AND c.contact_id = i.value ->> 2 AND c.channel_account_id = i.value ->> 3
       LEFT JOIN leads l ON l.id = i.value ->> 1
     WHERE i.value ->> 1 IS NULL OR (l.closed_at IS NULL AND l.stage NOT IN ('COMPLETED_WON', 'LOST') AND l.created_at > $2)";
 const INBOUND_INSERT_SQLITE: &str = "INSERT INTO messages (conversation_id, contact_id, lead_id, channel_account_id, direction, channel, type, body, search_text,
@@ -201,11 +205,26 @@ rows! {
     }
 }
 
+/// For a transaction that writes a batch: its statements are the same every time and find their rows by index, so their
+/// plans are made once for each connection. Made for the values at hand they cost a tenth of the batch, and the arrays make
+/// them no better. SQLite plans once anyway.
+/// # Errors
+/// When the database cannot be reached.
+pub async fn plan_once(tx: &mut Tx) -> Result<()> {
+    const PLAN_ONCE: &str =
+        "SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)";
+    if let Tx::Postgres(tx) = tx {
+        sqlx::query(PLAN_ONCE).execute(tx.conn()).await?;
+    }
+    Ok(())
+}
+
 /// Stores messages, moves the counters, window and state of their conversations and the times of their leads: all for
 /// those messages only that were really new. Each key must be there once. When [`Inserted::stale`] is not zero, roll back,
 /// resolve again and repeat.
 /// # Errors
-/// When the database cannot be reached, or refuses a message.
+/// When the database cannot be reached, or refuses a message; on PostgreSQL also when a conversation is gone
+/// ([`crate::StoreError::is_missing_reference`]), which is staleness as well.
 pub async fn insert_inbound(tx: &mut Tx, messages: &[NewInbound], now: Timestamp) -> Result<Inserted> {
     if messages.is_empty() {
         return Ok(Inserted::default());
@@ -217,6 +236,9 @@ pub async fn insert_inbound(tx: &mut Tx, messages: &[NewInbound], now: Timestamp
                 .bind((0..i32::try_from(messages.len()).unwrap_or(i32::MAX)).collect::<Vec<_>>())
                 .bind(messages.iter().map(|m| m.conversation.get()).collect::<Vec<_>>())
                 .bind(messages.iter().map(|m| m.lead.map(LeadId::get)).collect::<Vec<_>>())
+                .bind(messages.iter().map(|m| m.contact.get()).collect::<Vec<_>>())
+                .bind(messages.iter().map(|m| m.account.get()).collect::<Vec<_>>())
+                .bind(messages.iter().map(|m| m.channel.as_str()).collect::<Vec<_>>())
                 .bind(messages.iter().map(|m| plain(&m.key)).collect::<Vec<_>>())
                 .bind(messages.iter().map(|m| m.kind.as_str()).collect::<Vec<_>>())
                 .bind(messages.iter().map(NewInbound::body).collect::<Vec<_>>())
@@ -243,14 +265,16 @@ pub async fn insert_inbound(tx: &mut Tx, messages: &[NewInbound], now: Timestamp
                         conversation: ConversationId::new(conversation),
                         contact: ContactId::new(contact),
                     }),
-                    Err(_) => inserted.stale = messages.len().saturating_sub(usize::try_from(id).unwrap_or(0)),
+                    Err(_) => inserted.stale = usize::try_from(id).unwrap_or(0),
                 }
             }
             Ok(inserted)
         }
         Tx::Sqlite(tx) => {
-            let named: Vec<(i64, Option<i64>)> =
-                messages.iter().map(|m| (m.conversation.get(), m.lead.map(LeadId::get))).collect();
+            let named: Vec<(i64, Option<i64>, i64, i64)> = messages
+                .iter()
+                .map(|m| (m.conversation.get(), m.lead.map(LeadId::get), m.contact.get(), m.account.get()))
+                .collect();
             let live: i64 =
                 sqlx::query_scalar(INBOUND_LIVE_SQLITE).bind(json(&named)?).bind(since).fetch_one(&mut **tx).await?;
             let stale = messages.len().saturating_sub(usize::try_from(live).unwrap_or(0));

@@ -77,6 +77,8 @@ impl<'a> Incoming<'a> {
 pub(super) struct Place {
     pub(super) conversation: domain::ConversationId,
     pub(super) lead: Option<domain::LeadId>,
+    /// Whose it is.
+    pub(super) contact: ContactId,
 }
 
 /// What a batch learnt, to be remembered once it is committed.
@@ -130,11 +132,12 @@ pub(super) async fn places(
     let mut found: HashMap<&ConversationKey, Place> = HashMap::with_capacity(keys.len());
     {
         let mut known = lock(known);
-        for key in &keys {
+        for (key, person) in keys.iter().zip(&people) {
             // A lead that has grown too old is not continued; one that was closed since is noticed by the insert.
             let fresh = |thread: &Thread| thread.lead_opened + CONTINUES_FOR > now;
             if let Some(thread) = known.threads.get(key).filter(fresh) {
-                found.insert(key, Place { conversation: thread.conversation, lead: Some(thread.lead) });
+                let (conversation, lead) = (thread.conversation, Some(thread.lead));
+                found.insert(key, Place { conversation, lead, contact: person.contact });
             }
         }
     }
@@ -207,20 +210,26 @@ async fn open(
 ) -> Result<HashMap<ConversationKey, Place>, StoreError> {
     let all = |at: &usize| Some((incoming.get(*at)?, arrivals.get(*at)?, people.get(*at)?, keys.get(*at)?));
     let missing: Vec<_> = missing.iter().filter_map(all).collect();
-    let contacts: Vec<ContactId> = missing.iter().map(|(_, _, person, _)| person.contact).collect();
-    lead::lock_contacts(tx, &contacts).await?;
-    // Under the lock, so that it is certain: a message that is stored already opens no lead.
-    let asked: Vec<(AccountId, &str)> = missing.iter().map(|(one, ..)| (one.work.account, one.key.as_str())).collect();
-    let stored: HashSet<(AccountId, String)> = message::known_keys(tx, &asked).await?.into_iter().collect();
-    let wanted: Vec<lead::Wanted> = missing
-        .iter()
-        .map(|(one, _, person, _)| lead::Wanted {
-            contact: person.contact,
-            channel: one.work.config.channel,
-            may_open: !stored.contains(&(one.work.account, one.key.clone())),
-        })
-        .collect();
-    let leads = lead::continue_or_open(tx, &wanted, now).await?;
+    // A lead that can be continued needs no lock: whether it still can be is asked by the insert.
+    let mut leads = lead::continuable(tx, missing.iter().map(|(_, _, person, _)| person.contact), now).await?;
+    let without: Vec<_> = missing.iter().filter(|(_, _, person, _)| !leads.contains_key(&person.contact)).collect();
+    if !without.is_empty() {
+        let contacts: Vec<ContactId> = without.iter().map(|(_, _, person, _)| person.contact).collect();
+        lead::lock_contacts(tx, &contacts).await?;
+        // Under the lock, so that it is certain: a message that is stored already opens no lead.
+        let asked: Vec<(AccountId, &str)> =
+            without.iter().map(|(one, ..)| (one.work.account, one.key.as_str())).collect();
+        let stored: HashSet<(AccountId, String)> = message::known_keys(tx, &asked).await?.into_iter().collect();
+        let wanted: Vec<lead::Wanted> = without
+            .iter()
+            .map(|(one, _, person, _)| lead::Wanted {
+                contact: person.contact,
+                channel: one.work.config.channel,
+                may_open: !stored.contains(&(one.work.account, one.key.clone())),
+            })
+            .collect();
+        leads.extend(lead::continue_or_open(tx, &wanted, now).await?);
+    }
 
     let mut wanted: HashMap<ConversationKey, conversation::Wanted> = HashMap::with_capacity(missing.len());
     for (one, arrived, person, key) in &missing {
@@ -248,12 +257,13 @@ async fn open(
     let opened = conversation::upsert(tx, &wanted, now).await?;
     let contact_of: HashMap<&ConversationKey, ContactId> = wanted.iter().map(|one| (&one.key, one.contact)).collect();
     let place = |(key, conversation): (ConversationKey, domain::ConversationId)| {
-        let lead = contact_of.get(&key).and_then(|contact| leads.get(contact));
+        let contact = contact_of.get(&key).copied()?;
+        let lead = leads.get(&contact);
         if let Some(lead) = lead {
             let thread = Thread { conversation, lead: lead.id, lead_opened: lead.created_at };
             learnt.threads.push((key.clone(), thread));
         }
-        (key, Place { conversation, lead: lead.map(|lead| lead.id) })
+        Some((key, Place { conversation, lead: lead.map(|lead| lead.id), contact }))
     };
-    Ok(opened.into_iter().map(place).collect())
+    Ok(opened.into_iter().filter_map(place).collect())
 }

@@ -87,6 +87,7 @@ pub(super) async fn transact(
     let incoming = incoming(part.work);
     for _ in 0..STALE_IN_A_ROW {
         let mut tx = store.begin().await?;
+        message::plan_once(&mut tx).await?;
         match write(&mut tx, known, part, &incoming, now).await {
             Ok(Some(mut written)) => {
                 tx.commit().await?;
@@ -222,6 +223,8 @@ fn new_message(
     NewInbound {
         conversation: place.conversation,
         account: one.work.account,
+        contact: place.contact,
+        channel: one.work.config.channel,
         lead: place.lead,
         key: one.key.clone(),
         kind: message.kind,

@@ -120,6 +120,10 @@ pub(super) async fn introduce(
                 kind: key.kind,
                 scope_key: key.scope.clone(),
                 value: key.value.clone(),
+                username: None,
+                display_name: None,
+                nameless: false,
+                numberless: false,
             };
             canonical = canonical.or(Some(id));
             ours.insert(key, (row, person.sender));

@@ -19,29 +19,40 @@ const CONTACTS_FILL_SQLITE: &str = "UPDATE contacts SET full_name = coalesce(con
       FROM (SELECT value ->> 0 AS id, value ->> 1 AS full_name, value ->> 2 AS phone FROM json_each($1)) AS i
     WHERE contacts.id = i.id AND (contacts.full_name IS NULL AND i.full_name IS NOT NULL OR contacts.phone_e164 IS NULL AND i.phone IS NOT NULL)";
 
-/// Takes over what known people call themselves now. What the team wrote into a contact is never overwritten.
+/// Takes over what known people call themselves now. What the team wrote into a contact is never overwritten. Next to always
+/// nobody has changed, and nothing is asked of the database.
 pub(super) async fn update(
     tx: &mut Tx,
     senders: &[&Sender],
     rows: &HashMap<IdentityKey, IdentityRow>,
     now: Timestamp,
 ) -> Result<()> {
-    let mut profiles: BTreeMap<i64, (Option<String>, Option<String>)> = BTreeMap::new();
-    let mut contacts: BTreeMap<i64, (Option<String>, Option<String>)> = BTreeMap::new();
+    // Of several who speak for one person, the last counts.
+    let mut said: BTreeMap<i64, (&IdentityRow, Option<String>, Option<String>)> = BTreeMap::new();
+    let mut told: BTreeMap<i64, (&IdentityRow, Option<String>, Option<String>)> = BTreeMap::new();
     for sender in senders {
         let owned = |text: &Option<String>| plain_opt(text.as_deref()).map(std::borrow::Cow::into_owned);
         let (username, name) = (owned(&sender.username), owned(&sender.display_name));
         let number = phone(sender).map(str::to_owned);
         let Some(first) = sender.addresses.iter().find_map(|key| rows.get(key)) else { continue };
         if username.is_some() || name.is_some() {
-            profiles.insert(first.id.get(), (username, name.clone()));
+            said.insert(first.id.get(), (first, username, name.clone()));
         }
         if name.is_some() || number.is_some() {
-            contacts.insert(first.contact_id.get(), (name, number));
+            told.insert(first.contact_id.get(), (first, name, number));
         }
     }
-    let profiles: Vec<_> = profiles.into_iter().map(|(id, (username, name))| (id, username, name)).collect();
-    let contacts: Vec<_> = contacts.into_iter().map(|(id, (name, number))| (id, name, number)).collect();
+    let changed = |said: &Option<String>, known: &Option<String>| said.is_some() && said != known;
+    let profiles: Vec<_> = said
+        .into_iter()
+        .filter(|(_, (row, username, name))| changed(username, &row.username) || changed(name, &row.display_name))
+        .map(|(id, (_, username, name))| (id, username, name))
+        .collect();
+    let contacts: Vec<_> = told
+        .into_iter()
+        .filter(|(_, (row, name, number))| row.nameless && name.is_some() || row.numberless && number.is_some())
+        .map(|(id, (_, name, number))| (id, name, number))
+        .collect();
     match tx {
         Tx::Postgres(tx) => {
             if !profiles.is_empty() {

@@ -1,7 +1,7 @@
 //! Storing what people wrote: what is new counts, once.
 
 use crate::sql;
-use domain::{AccountId, Channel, ConversationId, IdentityId, MessageType, Timestamp};
+use domain::{AccountId, Channel, ContactId, ConversationId, IdentityId, MessageType, Timestamp};
 use rstest::rstest;
 use std::time::Duration;
 use store::conversation::{self, ConversationKey};
@@ -17,6 +17,8 @@ fn text(to: &Seeded, key: &str, at: Timestamp) -> NewInbound {
     NewInbound {
         conversation: to.conversation,
         account: to.account,
+        contact: to.contact,
+        channel: Channel::WhatsApp,
         lead: Some(to.lead),
         key: key.into(),
         kind: MessageType::Text,
@@ -143,9 +145,22 @@ async fn what_is_stale_is_told_and_not_stored(#[values(Database::Sqlite, Databas
     let mut tx = db.store.begin().await.unwrap();
     let to = seed(&mut tx).await;
     let gone = NewInbound { conversation: ConversationId::new(4711), ..text(&to, "gone", NOON) };
-    let inserted = insert_inbound(&mut tx, &[text(&to, "fine", NOON), gone], NOON).await.unwrap();
-    assert_eq!(inserted.stale, 1);
+    match insert_inbound(&mut tx, &[text(&to, "fine", NOON), gone], NOON).await {
+        Ok(inserted) => assert_eq!(inserted.stale, 1),
+        Err(error) => assert!(error.is_missing_reference(), "{error}"),
+    }
     drop(tx);
+
+    // Whose it was, by what is remembered, is not whose it is.
+    for wrong in [
+        |message| NewInbound { contact: ContactId::new(4711), ..message },
+        |message| NewInbound { account: AccountId::new(4711), ..message },
+    ] {
+        let mut tx = db.store.begin().await.unwrap();
+        let to = seed(&mut tx).await;
+        let batch = [text(&to, "fine", NOON), wrong(text(&to, "wrong", NOON))];
+        assert!(insert_inbound(&mut tx, &batch, NOON).await.unwrap().stale > 0);
+    }
 
     let mut tx = db.store.begin().await.unwrap();
     let to = seed(&mut tx).await;

@@ -3,10 +3,13 @@
 use crate::sending::PACE;
 use crate::sql;
 use domain::wire::SendEvent;
-use domain::{AccountId, ConversationId, LeadId, MessageId, MessageType, Status};
+use domain::{AccountId, Channel, ContactId, ConversationId, IdentityKind, LeadId, MessageId, MessageType, Status};
 use std::time::Duration;
 use store::Tx;
-use store::message::{NewInbound, insert_inbound, known_keys};
+use store::contact::{self, IdentityKey, Sender};
+use store::conversation::{self, ConversationKey};
+use store::lead;
+use store::message::{NewInbound, insert_inbound, known_keys, plan_once};
 use store::receipt::{NewReceipt, apply, look_for, second_look, second_look_at_all};
 use store::result::{self, Times, unsettled};
 use testkit::rows::{self, NOON};
@@ -72,10 +75,45 @@ async fn storing_messages_and_applying_receipts_scan_no_table_on_postgresql() {
     // More often than PostgreSQL tries plans for the values at hand, so that the general plan is judged too.
     for round in 0..8i64 {
         let mut tx = db.store.begin().await.unwrap();
+        if round > 5 {
+            // As ingest does.
+            plan_once(&mut tx).await.unwrap();
+        }
+        let senders: Vec<Sender> = (1..=200)
+            .map(|n| Sender {
+                addresses: vec![IdentityKey {
+                    kind: IdentityKind::WaId,
+                    scope: String::new(),
+                    value: (971_500_000_000i64 + n * 7 % 5000 + 1).to_string(),
+                }],
+                display_name: Some(format!("Person {round}")),
+                username: None,
+                phone: None,
+                channel: Channel::WhatsApp,
+            })
+            .collect();
+        let known = contact::resolve(&mut tx, &senders, NOON).await.unwrap().known;
+        let leads = lead::continuable(&mut tx, known.iter().map(|known| known.contact), NOON).await.unwrap();
+        assert_eq!((known.len(), leads.len()), (200, 200));
+        let wanted: Vec<conversation::Wanted> = known
+            .iter()
+            .map(|known| conversation::Wanted {
+                key: ConversationKey { account, identity: known.identity, thread: String::new() },
+                channel: Channel::WhatsApp,
+                contact: known.contact,
+                lead: leads.get(&known.contact).map(|lead| lead.id),
+                external_id: "x".into(),
+                wa_user_wa_id: None,
+                first_at: NOON,
+            })
+            .collect();
+        assert_eq!(conversation::upsert(&mut tx, &wanted, NOON).await.unwrap().len(), 200);
         let messages: Vec<NewInbound> = (1..=200)
             .map(|n| NewInbound {
                 conversation: ConversationId::new(n * 7 % 5000 + 1),
                 account,
+                contact: ContactId::new(n * 7 % 5000 + 1),
+                channel: Channel::WhatsApp,
                 lead: Some(LeadId::new(n * 7 % 5000 + 1)),
                 key: format!("wamid.in.{round}.{n}"),
                 kind: MessageType::Text,

@@ -101,8 +101,8 @@ tuning! {
 
     /// Most items ingest writes in one transaction.
     count ingest_batch "ingest_batch" = 500, 1 to 10_000;
-    /// Queue messages ingest holds: two batches and more, where a message carries a few webhooks.
-    count ingest_prefetch "ingest_prefetch" = 256, 1 to 10_000;
+    /// Queue messages ingest holds, in memory: two batches, where a message carries some thirty webhooks.
+    count ingest_prefetch "ingest_prefetch" = 64, 1 to 10_000;
     /// Writers inside an ingest process, sharded by contact.
     count ingest_writers "ingest_writers" = 2, 1 to 64;
     /// Identities ingest remembers.

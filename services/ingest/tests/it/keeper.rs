@@ -210,7 +210,7 @@ async fn when_the_process_that_keeps_the_time_dies_another_one_goes_on() {
     let world = quick(Stack::PostgresRabbitMq).await;
     let office = Office::of(&world, 2).await;
     let (first, second) = (world.start("a"), world.start("b"));
-    world.until("SELECT CAST(count(*) AS TEXT) FROM keeper_leases", &["9"]).await;
+    world.until("SELECT CAST(count(*) AS TEXT) FROM keeper_leases", &["10"]).await;
     office.accept(&world, 0).await;
     world.until(STATES, &["DISPATCHED"]).await;
     // A crash: nothing is released.

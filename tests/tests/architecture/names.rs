@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-/// From so many words a name is a sentence, and only a test is called by a sentence.
+/// From so many words a name is a sentence, and only a test or a question of the audit is called by a sentence.
 const A_SENTENCE: usize = 5;
 
 /// What the code has.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
+    /// Functions, and what is named in a table.
     functions: BTreeSet<String>,
     words: BTreeSet<String>,
 }
@@ -18,7 +19,8 @@ impl Known {
         for source in sources {
             let mut before = "";
             for word in source.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| !word.is_empty()) {
-                if before == "fn" {
+                // `fn a_test()`, `name: "question_of_the_audit"`
+                if before == "fn" || before == "name" {
                     known.functions.insert(word.to_owned());
                 }
                 if word.contains('_') {
@@ -30,8 +32,8 @@ impl Known {
         known
     }
 
-    /// Whether a name as the papers write it is one of the code's: `AC-7` a test's, a sentence a test's, also when cut
-    /// off with `…`, and a shorter one of anything.
+    /// Whether a name as the papers write it is one of the code's: `AC-7` a test's, a sentence a test's or
+    /// the audit's, also when cut off with `…`, and a shorter one of anything.
     pub(crate) fn has(&self, name: &str) -> bool {
         if let Some(number) = name.strip_prefix("AC-") {
             return self.functions.iter().any(|function| {

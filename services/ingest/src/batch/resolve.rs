@@ -92,10 +92,10 @@ impl Learnt {
     pub(super) fn remember(self, known: &Mutex<Known>) {
         let mut known = lock(known);
         for (key, person) in self.people {
-            known.people.put(key, person);
+            known.people.put(&key, person);
         }
         for (key, thread) in self.threads {
-            known.threads.put(key, thread);
+            known.threads.put(&key, thread);
         }
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use domain::wire::{Beat, Frame, SendRef, SendRefs, SendResults, WebhookBatch, Wire};
 use domain::{AccountName, MessageId};
 use queue::topics::{DEAD, OUTBOUND, RESULTS, WEBHOOKS};
-use queue::{Envelope, Settle};
+use queue::Settle;
 use rstest::rstest;
 use std::time::Duration;
 
@@ -79,12 +79,11 @@ async fn a_webhook_that_died_alone_is_a_row_with_its_bytes_and_its_reason(#[case
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_decoded_is_kept_and_what_only_refers_to_a_row_is_dropped(#[case] stack: Stack) {
     let world = World::fresh(stack).await;
-    let publisher = world.queue.publisher();
     let sales: AccountName = "sales".parse().unwrap();
     let refs = SendRefs { items: vec![SendRef { message: MessageId::new(1), generation: 0 }] };
     if stack == Stack::SqliteEmbedded {
         // The broker drops such references by itself.
-        publisher.publish(&OUTBOUND, Some(&sales), &refs).await.unwrap();
+        world.publish_for(&OUTBOUND, Some(&sales), &refs).await;
         let mut consumer = world.queue.consume(&OUTBOUND, Some(&sales), 1).await;
         let delivery = consumer.next().await.unwrap();
         delivery.settle(Settle::DeadLetter { reason_code: "given_up".into(), reason: "-".into() }).await;
@@ -97,8 +96,7 @@ async fn what_cannot_be_decoded_is_kept_and_what_only_refers_to_a_row_is_dropped
     world.publish_to(&RESULTS, &SendResults { items: Vec::new() }).await;
     let_die(&world, &RESULTS, None).await;
     let rubbish = Bytes::from_static(b"\x09 from another version");
-    let slot = publisher.slot().await.unwrap();
-    slot.publish(&WEBHOOKS, None, Envelope::holding(1), rubbish.clone()).await.unwrap();
+    world.publish_bytes(&WEBHOOKS, rubbish.clone()).await;
     assert!(WebhookBatch::from_bytes(&rubbish).is_err());
 
     let ingest = world.start("a");

@@ -173,9 +173,7 @@ async fn a_window_is_not_over_while_dead_letters_lie_unread() {
         sqlx::query("SET LOCAL idle_in_transaction_session_timeout = 0").execute(tx.conn()).await.unwrap();
     }
     for n in 0..40 {
-        let slot = world.queue.publisher().slot().await.unwrap();
-        let rubbish = bytes::Bytes::from(format!("rubbish {n}"));
-        slot.publish(&RESULTS, None, queue::Envelope::holding(1), rubbish).await.unwrap();
+        world.publish_bytes(&RESULTS, bytes::Bytes::from(format!("rubbish {n}"))).await;
     }
     until_dead(&world, 1).await;
     world.post(&[&one_status(&wamid, "delivered", seconds_after_noon(&world))]).await;

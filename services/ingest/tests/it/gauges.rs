@@ -61,7 +61,7 @@ async fn what_waits_is_shown_by_state_by_account_and_by_queue(
     }
     let name = "sales".parse().unwrap();
     let refs = SendRefs { items: vec![SendRef { message: bulk, generation: 0 }] };
-    world.queue.publisher().publish(&OUTBOUND, Some(&name), &refs).await.unwrap();
+    world.publish_for(&OUTBOUND, Some(&name), &refs).await;
 
     let ingest = world.start("a");
     until_shown(

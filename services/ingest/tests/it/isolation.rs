@@ -3,7 +3,6 @@
 use crate::said::{RITA, body, one_status, one_text, status, text, value};
 use crate::support::{DEAD_LETTERS, DEADLINE, Stack, World};
 use bytes::Bytes;
-use queue::Envelope;
 use queue::topics::{DEAD, WEBHOOKS};
 use rstest::rstest;
 use serde_json::Value;
@@ -164,8 +163,7 @@ async fn bytes_that_only_a_dead_letter_holds_wait_with_the_broker_until_the_data
     let world = World::fresh(stack).await;
     refuse_dead_letters(&world, stack, "UNDECODABLE").await;
     let rubbish = Bytes::from_static(b"\x09 from another version");
-    let slot = world.queue.publisher().slot().await.unwrap();
-    slot.publish(&WEBHOOKS, None, Envelope::holding(1), rubbish.clone()).await.unwrap();
+    world.publish_bytes(&WEBHOOKS, rubbish.clone()).await;
     world.post(&[&one_text(RITA, "a", "one", 0)]).await;
     let ingest = world.start("a");
     world.until("SELECT body FROM messages", &["one"]).await;

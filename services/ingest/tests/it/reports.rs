@@ -89,9 +89,8 @@ async fn a_message_in_the_results_queue_that_is_no_report_is_a_dead_letter(
 ) {
     let world = World::fresh(stack).await;
     let ingest = world.start("a");
-    let slot = world.queue.publisher().slot().await.unwrap();
     let rubbish = bytes::Bytes::from_static(b"{\"items\": \"none\"}");
-    slot.publish(&queue::topics::RESULTS, None, queue::Envelope::holding(1), rubbish).await.unwrap();
+    world.publish_bytes(&queue::topics::RESULTS, rubbish).await;
     world.until("SELECT stage || ' ' || error_code FROM dead_letters", &["RESULT UNDECODABLE"]).await;
     ingest.stopped().await;
 }

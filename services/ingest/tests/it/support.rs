@@ -4,10 +4,10 @@ use crate::said::PHONE_NUMBER_ID;
 use bytes::Bytes;
 use dispatch::Dispatcher;
 use domain::wire::{Body, Frame, WebhookBatch, WebhookFrame, WebhookHead, Wire};
-use domain::{Account, Channel, OnUnknown, Secret, Source, TestClock, Timestamp};
+use domain::{Account, AccountName, Channel, OnUnknown, Secret, Source, TestClock, Timestamp};
 use ingest::Deps;
 use queue::topics::WEBHOOKS;
-use queue::{Depth, Queue, QueueOptions, QueueUrl, Topic};
+use queue::{Depth, Envelope, PublishError, Queue, QueueOptions, QueueUrl, Topic};
 use runtime::blobs::Blobs;
 use runtime::config::{BlobsPlace, Tuning};
 use runtime::health::Health;
@@ -22,6 +22,18 @@ use testkit::{Database, TestDatabase, fresh_store, look};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+/// Publishes until the broker has it, as a provider would: a busy one may refuse, and so does one whose queue is so new that
+/// it has no leader yet.
+async fn until_kept<F: Future<Output = Result<(), PublishError>>>(publish: impl Fn() -> F) {
+    let kept = async {
+        while let Err(error) = publish().await {
+            eprintln!("{error}; once more");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, kept).await.expect("the broker takes it");
+}
 
 /// How long anything may take that should happen at once.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -179,15 +191,24 @@ impl World {
         self.publish_to(&WEBHOOKS, &WebhookBatch(frames)).await;
     }
 
-    /// Publishes until the broker has it, as a provider would: a busy broker may refuse.
     pub(crate) async fn publish_to<T: Wire>(&self, topic: &Topic<T>, message: &T) {
-        let kept = async {
-            while let Err(error) = self.queue.publisher().publish(topic, None, message).await {
-                eprintln!("{error}; once more");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, kept).await.expect("the broker takes it");
+        self.publish_for(topic, None, message).await;
+    }
+
+    /// As [`Self::publish_to`], where each account has a queue of its own.
+    pub(crate) async fn publish_for<T: Wire>(&self, topic: &Topic<T>, account: Option<&AccountName>, message: &T) {
+        until_kept(|| async move { self.queue.publisher().publish(topic, account, message).await }).await;
+    }
+
+    /// Publishes bytes that need not be what the topic carries; each time under the same id.
+    pub(crate) async fn publish_bytes<T: Wire>(&self, topic: &Topic<T>, bytes: Bytes) {
+        let envelope = Envelope::holding(1);
+        let (envelope, bytes) = (&envelope, &bytes);
+        until_kept(|| async move {
+            let slot = self.queue.publisher().slot().await?;
+            slot.publish(topic, None, envelope.clone(), bytes.clone()).await
+        })
+        .await;
     }
 
     /// Publishes a webhook of the source `meta` for each body, all in one queue message.

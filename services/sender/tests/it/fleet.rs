@@ -87,7 +87,7 @@ async fn references_that_come_many_times_to_many_senders_lead_to_one_call(
     let name = "sales".parse().unwrap();
     for _ in 0..6 {
         let message = SendRefs { items: refs.clone() };
-        world.queue.publisher().publish(&OUTBOUND, Some(&name), &message).await.unwrap();
+        world.refer(&name, &message).await;
     }
     let senders = [
         world.sender_of_its_own("sender-1").await,
@@ -209,7 +209,7 @@ async fn a_message_referred_to_many_times_is_one_place_in_its_recipients_pace(
     world.until("dispatched", async || world.state_of(had_enough).await == Some(SendState::Dispatched)).await;
     let (reference, name) = (SendRef { message: had_enough, generation: 0 }, "sales".parse().unwrap());
     let many = SendRefs { items: vec![reference; 8] };
-    world.queue.publisher().publish(&OUTBOUND, Some(&name), &many).await.unwrap();
+    world.refer(&name, &many).await;
     let sender = world.sender("sender-1");
     world.until("it waits", async || world.state_of(had_enough).await == Some(SendState::Waiting)).await;
     let other = world.accept("sales", 1, "hello").await;

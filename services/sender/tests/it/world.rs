@@ -1,10 +1,12 @@
 //! A business with accounts and conversations, a provider, and as many senders as a test starts.
 
 use crate::office::Office;
+use domain::wire::SendRefs;
 use domain::{
-    Account, AccountId, Channel, Content, ConversationId, MessageId, OnUnknown, Origin, Secret, SendState, Status,
-    SystemClock, Timestamp,
+    Account, AccountId, AccountName, Channel, Content, ConversationId, MessageId, OnUnknown, Origin, Secret, SendState,
+    Status, SystemClock, Timestamp,
 };
+use queue::topics::OUTBOUND;
 use queue::{Queue, QueueHealth, QueueOptions, QueueUrl};
 use runtime::config::Tuning;
 use runtime::health::Health;
@@ -298,6 +300,14 @@ impl World {
     pub(crate) async fn account_status(&self, name: &str) -> String {
         let mut tx = self.store().read().await.unwrap();
         account::all(&mut tx).await.unwrap().into_iter().find(|row| row.name == name).unwrap().status
+    }
+
+    /// Publishes references beside the dispatcher's own, until the broker has them: a busy one may refuse.
+    pub(crate) async fn refer(&self, account: &AccountName, references: &SendRefs) {
+        self.until("the broker takes references", async || {
+            self.queue.publisher().publish(&OUTBOUND, Some(account), references).await.is_ok()
+        })
+        .await;
     }
 
     /// Waits until all of these have come to `status`.

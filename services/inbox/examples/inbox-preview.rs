@@ -151,6 +151,7 @@ async fn main() {
         prefix: String::new(),
         role: "inbox".into(),
         instance: "preview".into(),
+        timing: queue::Timing::default(),
     });
     let (metrics, health, stop) = (Metrics::new(), Health::new(), CancellationToken::new());
     let token = runtime::config::ApiToken {

@@ -441,7 +441,13 @@ mod tests {
         } else {
             QueueUrl::Embedded(folder.path().join("queue.db"))
         };
-        let options = QueueOptions { url, prefix: fresh_prefix(), role: "ingest".into(), instance: "test".into() };
+        let options = QueueOptions {
+            url,
+            prefix: fresh_prefix(),
+            role: "ingest".into(),
+            instance: "test".into(),
+            timing: queue::Timing::default(),
+        };
         let queue = Queue::open(options).await.unwrap();
         queue.health().wait_for(queue::QueueHealth::is_up).await.unwrap();
         // Neighbours in the same queue message, and in others.

@@ -3,7 +3,7 @@
 use crate::cli::Role;
 use anyhow::{Context as _, Result};
 use domain::Clock;
-use queue::{Queue, QueueHealth, QueueOptions, QueueUrl};
+use queue::{Queue, QueueHealth, QueueOptions, QueueUrl, Timing};
 use runtime::blobs::Blobs;
 use runtime::config::{QueuePlace, StorePlace};
 use runtime::health::{Health, Part};
@@ -72,6 +72,12 @@ impl Foundation {
             prefix: config.queue.prefix.clone(),
             role: names.join("+"),
             instance: instance.clone(),
+            timing: Timing {
+                confirm_timeout: config.tuning.confirm_timeout,
+                connect_timeout: config.tuning.connect_timeout,
+                reconnect_first: config.tuning.reconnect_first,
+                reconnect_most: config.tuning.reconnect_most,
+            },
         };
         let queue = Queue::open(options).await.context("the queue cannot be opened")?;
         let blobs = Blobs::open(&config.blobs).context("[media] url names a folder that cannot be used")?;

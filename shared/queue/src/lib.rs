@@ -7,7 +7,8 @@
 //! * A publish that returned `Ok` survives `kill -9` of the broker and of this process.
 //! * A publish that returned an error may still land later. Every message can be delivered more than once; consumers
 //!   are idempotent.
-//! * A publish is refused at once while the broker is known to be away or blocked, within two seconds otherwise.
+//! * A publish is refused at once while the broker is known to be away or blocked, within [`Timing::confirm_timeout`]
+//!   otherwise.
 //! * A consumer rides through every outage by itself. A delivery nobody settled comes back, a hopeless one ends in
 //!   [`topics::DEAD`] with its reason.
 
@@ -29,7 +30,7 @@ pub use domain::wire::{Undecodable, Wire};
 pub use error::{OpenError, PublishError, QueueError};
 pub use health::QueueHealth;
 pub use message::Envelope;
-pub use options::{QueueOptions, QueueUrl};
+pub use options::{QueueOptions, QueueUrl, Timing};
 pub use stats::{LinkStats, QueueStats, TopicStats};
 pub use topics::Topic;
 
@@ -40,7 +41,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a publish may take until its confirm. After that its outcome is unknown and it is an error.
+/// How long a publish may take until its confirm unless [`Timing::confirm_timeout`] says otherwise.
 pub const CONFIRM_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How many batches may be on their way at once: one outstanding publish on each of so many channels.
@@ -159,14 +160,14 @@ impl fmt::Debug for Backend {
 pub struct Publisher(Backend);
 
 impl Publisher {
-    /// Waits for a free slot, at most two seconds. Hold it, gather the batch, publish through it: what arrives while no
+    /// Waits for a free slot, at most [`Timing::confirm_timeout`]. Hold it, gather the batch, publish through it: what arrives while no
     /// slot is free becomes the next batch. A slot dropped unused is free again.
     /// # Errors
     /// At once when the broker is known to be away or blocked.
     pub async fn slot(&self) -> Result<Slot, PublishError> {
         Ok(Slot(match &self.0 {
             Backend::Embedded(embedded) => SlotOf::Embedded(embedded.slot().await?),
-            Backend::RabbitMq(rabbitmq) => SlotOf::RabbitMq(rabbitmq.slot(deadline()).await?),
+            Backend::RabbitMq(rabbitmq) => SlotOf::RabbitMq(rabbitmq.slot(rabbitmq.publish_deadline()).await?),
         }))
     }
 
@@ -184,7 +185,7 @@ impl Publisher {
         let (target, body) = (topic.target(account), message.to_bytes());
         match &self.0 {
             Backend::Embedded(embedded) => embedded.publish(target, head, body).await,
-            Backend::RabbitMq(rabbitmq) => rabbitmq.publish(target, head, body, deadline()).await,
+            Backend::RabbitMq(rabbitmq) => rabbitmq.publish(target, head, body, rabbitmq.publish_deadline()).await,
         }
     }
 }
@@ -202,7 +203,7 @@ enum SlotOf {
 impl Slot {
     /// Publishes `body`, the bytes of a `T`, and returns once it is stored safely.
     /// # Errors
-    /// Anything but a plain confirm within two seconds. [`PublishError::may_have_landed`] says whether the message can
+    /// Anything but a plain confirm within [`Timing::confirm_timeout`]. [`PublishError::may_have_landed`] says whether the message can
     /// turn up nevertheless.
     pub async fn publish<T: Wire>(
         self,
@@ -214,11 +215,10 @@ impl Slot {
         let (target, head) = (topic.target(account), Head::new(envelope));
         match self.0 {
             SlotOf::Embedded(slot) => slot.publish(target, head, body).await,
-            SlotOf::RabbitMq(slot) => slot.publish(target, head, body, deadline()).await,
+            SlotOf::RabbitMq(slot) => {
+                let deadline = slot.publish_deadline();
+                slot.publish(target, head, body, deadline).await
+            }
         }
     }
-}
-
-fn deadline() -> tokio::time::Instant {
-    tokio::time::Instant::now() + CONFIRM_DEADLINE
 }

@@ -1,8 +1,10 @@
 //! Which queue to open.
 
 use crate::OpenError;
+use crate::backoff::Waits;
 use domain::Secret;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the queue is.
 #[derive(Clone, Debug)]
@@ -46,6 +48,43 @@ pub struct QueueOptions {
     pub role: String,
     /// This process, for the connection's name.
     pub instance: String,
+    /// How long to wait for what.
+    pub timing: Timing,
+}
+
+/// How long the queue waits for what. The configuration's `[tuning]` sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How long a publish may take until its confirm. After that its outcome is unknown and it is an error.
+    pub confirm_timeout: Duration,
+    /// How long a whole connect to the broker may take: TCP, TLS, AMQP.
+    pub connect_timeout: Duration,
+    /// First wait before a lost connection is tried again, at most; doubles from there.
+    pub reconnect_first: Duration,
+    /// Longest wait between two tries.
+    pub reconnect_most: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            confirm_timeout: crate::CONFIRM_DEADLINE,
+            connect_timeout: Duration::from_secs(3),
+            reconnect_first: Duration::from_millis(200),
+            reconnect_most: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Timing {
+    pub(crate) fn waits(&self) -> Waits {
+        Waits { first: self.reconnect_first, most: self.reconnect_most }
+    }
+
+    /// When a publish that begins now must be confirmed.
+    pub(crate) fn publish_deadline(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.confirm_timeout
+    }
 }
 
 #[cfg(test)]

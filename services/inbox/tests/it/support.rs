@@ -90,6 +90,7 @@ impl World {
             prefix: String::new(),
             role: "inbox".into(),
             instance: "test".into(),
+            timing: queue::Timing::default(),
         });
         let (health, stop, metrics) = (Health::new(), CancellationToken::new(), Metrics::new());
         let clock = Arc::new(TestClock::at(NOON));

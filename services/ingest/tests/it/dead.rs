@@ -5,8 +5,8 @@ use crate::support::{DEAD_LETTERS, MESSAGES, Stack, World};
 use bytes::Bytes;
 use domain::wire::{Beat, Frame, SendRef, SendRefs, SendResults, WebhookBatch, Wire};
 use domain::{AccountName, MessageId};
-use queue::topics::{DEAD, OUTBOUND, RESULTS, WEBHOOKS};
 use queue::Settle;
+use queue::topics::{DEAD, OUTBOUND, RESULTS, WEBHOOKS};
 use rstest::rstest;
 use std::time::Duration;
 

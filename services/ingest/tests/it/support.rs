@@ -136,8 +136,13 @@ impl World {
             Stack::SqliteEmbedded => QueueUrl::Embedded(folder.path().join("queue.db")),
             Stack::PostgresRabbitMq => QueueUrl::Amqp(Secret::new(amqp_url().unwrap())),
         };
-        let options =
-            QueueOptions { url: queue, prefix: fresh_prefix(), role: "ingest".into(), instance: "test".into() };
+        let options = QueueOptions {
+            url: queue,
+            prefix: fresh_prefix(),
+            role: "ingest".into(),
+            instance: "test".into(),
+            timing: queue::Timing::default(),
+        };
         let queue = Queue::open(options).await.unwrap();
         let mut health = queue.health();
         tokio::time::timeout(DEADLINE, health.wait_for(queue::QueueHealth::is_up)).await.expect("a queue").unwrap();

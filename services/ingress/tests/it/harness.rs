@@ -49,6 +49,7 @@ pub(crate) async fn start(tuning: Tuning) -> Harness {
         prefix: String::new(),
         role: "ingress".into(),
         instance: "test".into(),
+        timing: queue::Timing::default(),
     };
     let queue = Queue::open(options).await.unwrap();
     let metrics = Metrics::new();

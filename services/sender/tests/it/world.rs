@@ -153,6 +153,7 @@ impl World {
             prefix: fresh_prefix(),
             role: "test".into(),
             instance: "it".into(),
+            timing: queue::Timing::default(),
         };
         let queue = open(&queue_options).await;
         let (mut ids, mut conversations) = (HashMap::new(), HashMap::new());

@@ -68,6 +68,7 @@ impl World {
             prefix: fresh_prefix(),
             role: "test".into(),
             instance: "dispatch".into(),
+            timing: queue::Timing::default(),
         };
         let queue = Queue::open(options).await.unwrap();
         let mut health = queue.health();
@@ -268,7 +269,13 @@ async fn with_the_broker_away_what_is_due_stays_waiting_and_goes_when_it_is_back
     let mut broker = testkit::amqp::PrivateRabbitMq::start().await.unwrap();
     let db = fresh_store(Database::Sqlite).await.unwrap();
     let url = QueueUrl::parse(&broker.url(), std::path::Path::new("/nowhere")).unwrap();
-    let options = QueueOptions { url, prefix: String::new(), role: "test".into(), instance: "dispatch".into() };
+    let options = QueueOptions {
+        url,
+        prefix: String::new(),
+        role: "test".into(),
+        instance: "dispatch".into(),
+        timing: queue::Timing::default(),
+    };
     let queue = Queue::open(options).await.unwrap();
     let mut health = queue.health();
     tokio::time::timeout(SOON, health.wait_for(queue::QueueHealth::is_up)).await.unwrap().unwrap();

@@ -4,7 +4,7 @@
 use super::file::{File, Item};
 use super::lines::Line;
 use super::writer::{NewItem, Writer};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, Waits};
 use crate::delivery::{Command, Desk, Incoming, Key, Settle};
 use crate::message::Head;
 use crate::stats::{count, count_by};
@@ -32,6 +32,7 @@ pub(super) struct Worker {
     writer: Writer,
     /// The dead letters' name in the file.
     dead: String,
+    waits: Waits,
     closing: CancellationToken,
     epoch: u64,
     unacked: BTreeMap<u64, (Head, Bytes)>,
@@ -52,6 +53,7 @@ impl Worker {
         file: File,
         writer: Writer,
         dead: String,
+        waits: Waits,
         closing: CancellationToken,
     ) -> Self {
         Self {
@@ -60,6 +62,7 @@ impl Worker {
             file,
             writer,
             dead,
+            waits,
             closing,
             epoch: 0,
             unacked: BTreeMap::new(),
@@ -77,7 +80,7 @@ impl Worker {
     /// Until the consumer is closed or dropped, or the queue is closed.
     async fn serve(&mut self) {
         let mut news = self.line.news();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.waits);
         let mut paused = false;
         let (closing, dropped) = (self.closing.clone(), self.desk.dropped.clone());
         self.begin();
@@ -247,7 +250,7 @@ impl Worker {
 
     /// Replaces a delivery by its successor after a while, and tries until it works.
     fn replace(&mut self, tag: u64, wait: Duration, item: NewItem) {
-        let (writer, release) = (self.writer.clone(), self.release.clone());
+        let (writer, release, waits) = (self.writer.clone(), self.release.clone(), self.waits);
         self.held.spawn(async move {
             if !wait.is_zero() {
                 tokio::select! {
@@ -255,7 +258,7 @@ impl Worker {
                     () = release.cancelled() => return Released { tag, replaced: false },
                 }
             }
-            let mut backoff = Backoff::default();
+            let mut backoff = Backoff::new(waits);
             loop {
                 if writer.replace(id(tag), item.clone()).await.is_ok() {
                     return Released { tag, replaced: true };

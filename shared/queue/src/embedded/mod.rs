@@ -15,7 +15,7 @@ use crate::health::{HealthBoard, QueueHealth};
 use crate::message::Head;
 use crate::stats::{Counters, QueueStats};
 use crate::topics::{Kind, Target, Topic};
-use crate::{CONFIRM_DEADLINE, Depth, OpenError, PublishError, QueueError, QueueOptions, SLOTS};
+use crate::{Depth, OpenError, PublishError, QueueError, QueueOptions, SLOTS, Timing};
 use bytes::Bytes;
 use domain::AccountName;
 use domain::wire::Wire;
@@ -41,6 +41,7 @@ pub(crate) struct Embedded {
     lines: Arc<Lines>,
     slots: Arc<Semaphore>,
     prefix: String,
+    timing: Timing,
     health: Arc<HealthBoard>,
     counters: Arc<Counters>,
     closing: CancellationToken,
@@ -74,6 +75,7 @@ impl Embedded {
             lines,
             slots: Arc::new(Semaphore::new(SLOTS)),
             prefix: options.prefix,
+            timing: options.timing,
             health,
             counters: Arc::default(),
             closing: CancellationToken::new(),
@@ -96,6 +98,7 @@ impl Embedded {
             self.file.clone(),
             self.writer.clone(),
             self.name(&crate::topics::DEAD.target(None)),
+            self.timing.waits(),
             self.closing.clone(),
         );
         self.consumers.spawn(worker.run());
@@ -114,7 +117,7 @@ impl Embedded {
         if self.closing.is_cancelled() {
             return Err(PublishError::Closed);
         }
-        match timeout(CONFIRM_DEADLINE, self.slots.clone().acquire_owned()).await {
+        match timeout(self.timing.confirm_timeout, self.slots.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Slot { queue: self.clone(), _permit: permit }),
             Ok(Err(_)) => Err(PublishError::Closed),
             Err(_) => Err(PublishError::Timeout),
@@ -136,7 +139,7 @@ impl Embedded {
         if target.kind == Kind::Elsewhere && !self.lines.exists(&queue) {
             return Err(PublishError::Returned("NO_ROUTE".into()));
         }
-        match timeout(CONFIRM_DEADLINE, self.writer.insert(NewItem::new(queue, head, body))).await {
+        match timeout(self.timing.confirm_timeout, self.writer.insert(NewItem::new(queue, head, body))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(reason)) => Err(PublishError::Refused(reason)),
             Err(_) => Err(PublishError::Timeout),

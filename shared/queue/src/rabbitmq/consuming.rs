@@ -14,7 +14,7 @@ use crate::health::{HealthBoard, QueueHealth};
 use crate::message::Head;
 use crate::stats::{count, count_by};
 use crate::topics::{Kind, Target};
-use crate::{CONFIRM_DEADLINE, LONGEST_HOLD, PublishError};
+use crate::{LONGEST_HOLD, PublishError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use lapin::Acker;
@@ -32,9 +32,6 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
-
-/// How long held verdicts that are being published may take when the consumer pauses or closes.
-const LAST_PUBLISHES: Duration = CONFIRM_DEADLINE;
 
 /// The task behind one consumer.
 pub(super) struct Worker {
@@ -103,7 +100,7 @@ impl Worker {
     }
 
     pub(super) async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.publishing.timing().waits());
         let mut wait = Duration::ZERO;
         let mut paused = false;
         loop {
@@ -451,7 +448,8 @@ impl<'a> Incarnation<'a> {
     /// Stops deliveries and gives everything unsettled back.
     async fn unsubscribe(&mut self, subscription: &mut Subscription) {
         self.release.cancel();
-        let deadline = Instant::now() + LAST_PUBLISHES;
+        // Held verdicts that are being published have the time of a publish.
+        let deadline = self.worker.publishing.timing().publish_deadline();
         while let Ok(Some(released)) = timeout_at(deadline, self.held.join_next()).await {
             if self.released(released).await.is_err() {
                 return;
@@ -501,7 +499,7 @@ struct Successor {
 impl Successor {
     /// Publishes until it works or `release` says stop. The delivery stays unsettled meanwhile, so nothing can be lost.
     async fn insist(&self, release: &CancellationToken) -> bool {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.publishing.timing().waits());
         loop {
             match self.publish().await {
                 Ok(()) => return true,
@@ -519,7 +517,7 @@ impl Successor {
         if self.head.dead.is_some() && self.queue.kind != Kind::Dead {
             return self.publishing.bury(&self.queue, &self.head, self.body.clone()).await;
         }
-        let deadline = Instant::now() + CONFIRM_DEADLINE;
+        let deadline = self.publishing.timing().publish_deadline();
         self.publishing.publish(self.queue.clone(), self.head.clone(), self.body.clone(), deadline).await
     }
 }

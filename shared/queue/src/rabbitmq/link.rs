@@ -6,6 +6,7 @@ use super::channel::OwnChannel;
 use super::publishing::Seats;
 use super::socket::{self, Lifeline};
 use super::{STEP_DEADLINE, words};
+use crate::Timing;
 use crate::backoff::Backoff;
 use crate::health::{HealthBoard, QueueHealth};
 use crate::stats::LinkStats;
@@ -21,8 +22,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-/// How long a whole connect may take: TCP, TLS, AMQP.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How often a message is sent round to see that the broker still answers. An open socket proves nothing.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// How often lapin's own view of the connection is looked at, in case its events missed something.
@@ -40,6 +39,7 @@ pub(super) struct Settings {
     pub(super) health: Arc<HealthBoard>,
     /// How many channels to publish over.
     pub(super) lanes: usize,
+    pub(super) timing: Timing,
 }
 
 /// A supervised connection.
@@ -76,6 +76,8 @@ pub(super) struct Alive {
     pub(super) ended: CancellationToken,
     /// The channels to publish over.
     pub(super) seats: Seats,
+    /// How long a publish may take.
+    pub(super) confirm_timeout: Duration,
     faults: mpsc::UnboundedSender<Fault>,
     /// Set with the first fault, so that nobody uses it until the supervisor has dropped it.
     doom: OnceLock<String>,
@@ -204,7 +206,7 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(self.settings.timing.waits());
         let stop = self.stop.clone();
         while !stop.is_cancelled() {
             self.counts.attempts.fetch_add(1, Ordering::Relaxed);
@@ -230,8 +232,10 @@ impl Supervisor {
     }
 
     async fn connect(&self) -> Result<Connected, String> {
+        let timing = self.settings.timing;
         let properties = ConnectionProperties::default().with_connection_name(self.settings.name.as_str().into());
-        let (connection, lifeline) = socket::connect(self.settings.uri.clone(), properties, CONNECT_DEADLINE).await?;
+        let (connection, lifeline) =
+            socket::connect(self.settings.uri.clone(), properties, timing.connect_timeout).await?;
         let events = connection.events_listener();
         let (blocked_out, blocked) = watch::channel(None);
         // The listener hears only what comes after it.
@@ -245,6 +249,7 @@ impl Supervisor {
             blocked,
             ended: CancellationToken::new(),
             seats: Seats::new(),
+            confirm_timeout: timing.confirm_timeout,
             faults: self.faults.clone(),
             doom: OnceLock::new(),
             lifeline,

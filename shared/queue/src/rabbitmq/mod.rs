@@ -75,16 +75,18 @@ impl RabbitMq {
         let health = Arc::new(HealthBoard::new());
         let counters = Arc::new(Counters::default());
         let topology = Arc::new(Topology::new(options.prefix));
-        let closing = CancellationToken::new();
-        let publishing = Publishing::open(&uri, &name, topology.clone(), health.clone(), counters.clone());
+        let (closing, timing) = (CancellationToken::new(), options.timing);
+        let publishing = Publishing::open(&uri, &name, topology.clone(), health.clone(), counters.clone(), timing);
         let consuming = Link::open(link::Settings {
             uri,
             name: format!("{name} consuming"),
             part: "consuming",
             health: health.clone(),
             lanes: 0,
+            timing,
         });
-        Ok(Arc::new(Self { publishing, consuming, topology, health, counters, closing, consumers: TaskTracker::new() }))
+        let consumers = TaskTracker::new();
+        Ok(Arc::new(Self { publishing, consuming, topology, health, counters, closing, consumers }))
     }
 
     pub(crate) fn consume<T: Wire>(
@@ -118,6 +120,11 @@ impl RabbitMq {
             publishing: self.publishing.link().stats(),
             consuming: self.consuming.stats(),
         }
+    }
+
+    /// When a publish that begins now must be confirmed.
+    pub(crate) fn publish_deadline(&self) -> Instant {
+        self.publishing.timing().publish_deadline()
     }
 
     pub(crate) async fn slot(&self, deadline: Instant) -> Result<Slot, PublishError> {

@@ -10,7 +10,7 @@ use crate::health::HealthBoard;
 use crate::message::Head;
 use crate::stats::Counters;
 use crate::topics::{Kind, Target};
-use crate::{CONFIRM_DEADLINE, PublishError, SLOTS};
+use crate::{PublishError, SLOTS, Timing};
 use bytes::Bytes;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 /// The owner task answers by the deadline; whoever waits for it waits this much longer before giving up on it too.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// After so long without a confirm another channel is opened, to see whether the connection still answers.
+/// After so long without a confirm, or half the time for it if that is shorter, another channel is opened, to see whether
+/// the connection still answers.
 const PATIENCE: Duration = Duration::from_millis(1_000);
 
 /// The publishing side of this process.
@@ -36,6 +37,7 @@ pub(super) struct Publishing {
     topology: Arc<Topology>,
     counters: Arc<Counters>,
     app: String,
+    timing: Timing,
     closing: CancellationToken,
 }
 
@@ -87,6 +89,11 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// When a publish that begins now must be confirmed.
+    pub(crate) fn publish_deadline(&self) -> Instant {
+        self.publishing.timing.publish_deadline()
+    }
+
     pub(crate) async fn publish(
         self,
         target: Target,
@@ -144,6 +151,7 @@ impl Publishing {
         topology: Arc<Topology>,
         health: Arc<HealthBoard>,
         counters: Arc<Counters>,
+        timing: Timing,
     ) -> Arc<Self> {
         let link = Link::open(Settings {
             uri: uri.clone(),
@@ -151,8 +159,13 @@ impl Publishing {
             part: "publishing",
             health,
             lanes: SLOTS,
+            timing,
         });
-        Arc::new(Self { link, topology, counters, app: name.to_owned(), closing: CancellationToken::new() })
+        Arc::new(Self { link, topology, counters, app: name.to_owned(), timing, closing: CancellationToken::new() })
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.timing
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -223,7 +236,7 @@ impl Publishing {
 
     /// Publishes a dead letter: to the dead letters' queue, under the routing key of its origin.
     pub(super) async fn bury(self: &Arc<Self>, origin: &Target, head: &Head, body: Bytes) -> Result<(), PublishError> {
-        let deadline = Instant::now() + CONFIRM_DEADLINE;
+        let deadline = self.timing.publish_deadline();
         let slot = self.slot(deadline).await?;
         slot.publish_as(&crate::topics::DEAD.target(None), &origin.queue, head, body, deadline).await
     }
@@ -382,16 +395,17 @@ async fn publish(alive: &Alive, channel: &OwnChannel, job: Job) -> Fate {
             let _ = reply.send(outcome);
         }
     };
-    let sent = Instant::now();
+    let (sent, whole) = (Instant::now(), alive.confirm_timeout);
+    let patience = PATIENCE.min(whole / 2);
     // A publish that reached the channel late is given the whole time for its confirm, though its caller is not.
-    let judged = if deadline >= sent + PATIENCE + PATIENCE / 2 { deadline } else { sent + CONFIRM_DEADLINE };
+    let judged = if deadline >= sent + patience + patience / 2 { deadline } else { sent + whole };
     let confirm = async {
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         channel.basic_publish(exchange, routing_key, options, &body, properties).await?.await
     };
     tokio::pin!(confirm);
     let opening = async {
-        sleep_until(sent + PATIENCE).await;
+        sleep_until(sent + patience).await;
         confirming(alive).await
     };
     tokio::pin!(opening);
@@ -434,7 +448,7 @@ async fn publish(alive: &Alive, channel: &OwnChannel, job: Job) -> Fate {
             () = sleep_until(judged) => {
                 // Known before it is told, so that whoever asks next is refused at once.
                 if fresh.is_none() {
-                    alive.fault(format!("no confirm within {} s", CONFIRM_DEADLINE.as_secs()));
+                    alive.fault(format!("no confirm within {} ms", whole.as_millis()));
                 }
                 answer(Err(PublishError::Timeout));
                 return fresh.map_or(Fate::Over, Fate::Replaced);
@@ -454,7 +468,7 @@ async fn publish(alive: &Alive, channel: &OwnChannel, job: Job) -> Fate {
             if usable { Fate::Usable } else { Fate::Over }
         }
         () = alive.ended.cancelled() => Fate::Over,
-        () = unblocked_for(&mut blocked, CONFIRM_DEADLINE) => {
+        () = unblocked_for(&mut blocked, whole) => {
             alive.fault("no confirm after the block was lifted");
             Fate::Over
         }

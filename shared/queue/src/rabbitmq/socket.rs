@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// Longest wait for TCP and TLS, within the time for the whole handshake.
-const TCP_DEADLINE: Duration = Duration::from_secs(4);
+/// Longest wait for TCP and TLS, as a share of the time for the whole handshake.
+const TCP_SHARE: f64 = 0.8;
 
 /// Cuts the connection when dropped, or before.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ pub(super) async fn connect(
         async move |uri, runtime| {
             let tls = OwnedTLSConfig::default();
             let connecting = uri.connect_with_config_async(tls.as_ref(), &runtime);
-            let stream = timeout(TCP_DEADLINE, connecting)
+            let stream = timeout(deadline.mul_f64(TCP_SHARE), connecting)
                 .await
                 .map_err(|_| std::io::Error::new(std::io::ErrorKind::TimedOut, "no TCP connection in time"))??;
             let socket = match &stream {
@@ -67,6 +67,6 @@ pub(super) async fn connect(
     match timeout(deadline, connecting).await {
         Ok(Ok(connection)) => Ok((connection, lifeline)),
         Ok(Err(error)) => Err(super::words(&error)),
-        Err(_) => Err(format!("no answer within {} s", deadline.as_secs())),
+        Err(_) => Err(format!("no answer within {} ms", deadline.as_millis())),
     }
 }

@@ -11,7 +11,13 @@ const CHILDS_FOLDER: &str = "ROOST_TEST_QUEUE_FOLDER";
 
 fn options(folder: &Path) -> QueueOptions {
     let url = QueueUrl::parse("embedded", folder).unwrap();
-    QueueOptions { url, prefix: String::new(), role: "test".into(), instance: "it".into() }
+    QueueOptions {
+        url,
+        prefix: String::new(),
+        role: "test".into(),
+        instance: "it".into(),
+        timing: queue::Timing::default(),
+    }
 }
 
 /// Not a test: the process that the next one kills. Publishes for ever and says what was confirmed.

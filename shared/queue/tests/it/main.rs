@@ -8,3 +8,4 @@ mod file;
 mod lines;
 mod outages;
 mod support;
+mod timing;

@@ -1,7 +1,7 @@
 //! What the tests share: a fresh queue on either backend, a message to send, waiting with a deadline.
 
 use bytes::Bytes;
-use queue::{Consumer, Delivery, Queue, QueueHealth, QueueOptions, QueueUrl, Topic, Undecodable, Wire};
+use queue::{Consumer, Delivery, Queue, QueueHealth, QueueOptions, QueueUrl, Timing, Topic, Undecodable, Wire};
 use std::time::{Duration, Instant};
 use testkit::amqp::{amqp_url, fresh_prefix};
 
@@ -44,13 +44,17 @@ pub(crate) struct Fresh {
 
 impl Backend {
     pub(crate) async fn fresh(self) -> Fresh {
+        self.fresh_with(Timing::default()).await
+    }
+
+    pub(crate) async fn fresh_with(self, timing: Timing) -> Fresh {
         let folder = tempfile::tempdir().unwrap();
         let url = match self {
             Backend::Embedded => "embedded".to_owned(),
             Backend::RabbitMq => amqp_url().unwrap(),
         };
         let url = QueueUrl::parse(&url, folder.path()).unwrap();
-        let options = QueueOptions { url, prefix: fresh_prefix(), role: "test".into(), instance: "it".into() };
+        let options = QueueOptions { url, prefix: fresh_prefix(), role: "test".into(), instance: "it".into(), timing };
         let queue = open(&options).await;
         Fresh { queue, options, _folder: folder }
     }
@@ -75,7 +79,13 @@ async fn open(options: &QueueOptions) -> Queue {
 /// Options for a broker.
 pub(crate) fn broker(url: &str, prefix: &str) -> QueueOptions {
     let url = QueueUrl::parse(url, std::path::Path::new("/nowhere")).unwrap();
-    QueueOptions { url, prefix: prefix.to_owned(), role: "test".into(), instance: "it".into() }
+    QueueOptions {
+        url,
+        prefix: prefix.to_owned(),
+        role: "test".into(),
+        instance: "it".into(),
+        timing: Timing::default(),
+    }
 }
 
 pub(crate) async fn until_up(queue: &Queue, within: Duration) {

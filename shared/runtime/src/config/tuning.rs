@@ -94,7 +94,7 @@ tuning! {
     count ingress_backlog "ingress_backlog" = 8_192, 1 to 1_000_000;
     /// A body larger than this, in bytes, goes to the object store and travels by reference.
     count ingress_inline_body "ingress_inline_body" = 1_048_576, 1_000 to 100_000_000;
-    /// Longest wait for a broker's confirm.
+    /// Longest wait for the queue's confirm, by whoever publishes.
     ms confirm_timeout "confirm_timeout_ms" = 2_000, 50 to 60_000;
     /// Time between two signs of life of ingress.
     ms beat_interval "beat_interval_ms" = 15_000, 50 to 600_000;
@@ -146,13 +146,13 @@ tuning! {
     /// How long the page lets a person take a message back.
     ms undo_hold "undo_hold_ms" = 0, 0 to 60_000;
 
-    /// Longest wait for a new connection to a server.
+    /// Longest wait for a new connection to a provider or to the broker. A database's is within `acquire_timeout_ms`.
     ms connect_timeout "connect_timeout_ms" = 3_000, 50 to 60_000;
     /// Longest wait for a free database connection.
     ms acquire_timeout "acquire_timeout_ms" = 5_000, 50 to 60_000;
     /// Longest run of one database statement.
     ms statement_timeout "statement_timeout_ms" = 30_000, 100 to 600_000;
-    /// First wait before a lost connection is tried again; doubles from there.
+    /// First wait before a lost connection, the broker's or the database's, is tried again; doubles from there.
     ms reconnect_first "reconnect_first_ms" = 200, 10 to 60_000;
     /// Longest wait between two tries.
     ms reconnect_most "reconnect_most_ms" = 10_000, 10 to 600_000;

@@ -164,8 +164,10 @@ async fn read_gauges(queue: Queue, store: Option<Store>, metrics: Metrics) {
         }
         if let Some(store) = &store {
             let (open, idle) = store.pool_size();
-            metrics.db_pool("open", u64::from(open));
-            metrics.db_pool("idle", u64::try_from(idle).unwrap_or(u64::MAX));
+            let (open, idle) = (u64::from(open), u64::try_from(idle).unwrap_or(u64::MAX));
+            // Read one after the other: a connection may have come back in between.
+            metrics.db_pool("used", open.saturating_sub(idle));
+            metrics.db_pool("idle", idle);
         }
     }
 }

@@ -33,6 +33,7 @@ use runtime::config::{ApiToken, Tuning, User};
 use runtime::health::{Health, Part};
 use runtime::http_server::RequestBody;
 use runtime::metrics::Metrics;
+use runtime::reconnect::Reconnect;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::account::Directory;
+use store::start::when_ready;
 use store::user::{Declared, UserRow};
 use store::{SchemaState, Store, StoreError};
 use tokio::sync::{OnceCell, Semaphore};
@@ -184,18 +186,20 @@ impl Shared {
 
     /// The people, once the database knows them.
     pub(crate) async fn people(&self) -> Result<&People, Problem> {
-        self.people.get_or_try_init(|| self.prepare()).await.map_err(|not_ready| match not_ready {
-            NotReady::Schema => Problem::unavailable("starting", "The database has not been migrated yet."),
-            NotReady::Store(error) => error.into(),
-        })
+        if self.people.get().is_none() && self.deps.store.schema_state().await? != SchemaState::Fits {
+            return Err(Problem::unavailable("starting", "The database has not been migrated yet."));
+        }
+        Ok(self.mirrored().await?)
+    }
+
+    /// The people, brought in line unless they are already. The schema must be there.
+    async fn mirrored(&self) -> Result<&People, StoreError> {
+        self.people.get_or_try_init(|| self.mirror()).await
     }
 
     /// Brings the rows in line with the configuration. Every process does it at its start; repeating it changes nothing.
-    async fn prepare(&self) -> Result<People, NotReady> {
+    async fn mirror(&self) -> Result<People, StoreError> {
         let deps = &self.deps;
-        if deps.store.schema_state().await? != SchemaState::Fits {
-            return Err(NotReady::Schema);
-        }
         let declared = |user: &User| Declared { email: user.email.clone(), name: user.name.clone(), role: user.role };
         let mut users: Vec<Declared> = deps.users.iter().map(declared).collect();
         if deps.login_once.is_some() && !users.iter().any(|user| user.role == Role::Admin) {
@@ -259,14 +263,6 @@ impl Drop for OpenStream {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-enum NotReady {
-    #[error("the schema is too old: run `roost migrate`")]
-    Schema,
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
 fn router(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(api::routes())
@@ -277,22 +273,17 @@ fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// How long to wait before the database is asked again whether it is there.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
 /// How often ended sessions are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(3600);
 
 /// Makes the service ready, as often as it takes, and forgets ended sessions until `stop`.
 async fn keep_house(shared: Arc<Shared>, part: Part, stop: CancellationToken) {
-    loop {
-        match shared.people.get_or_try_init(|| shared.prepare()).await {
-            Ok(_) => break,
-            Err(error) => part.not_ready(error.to_string()),
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(TRY_AGAIN) => {}
-        }
+    let tuning = &shared.deps.tuning;
+    let mut waits = Reconnect::new(tuning.reconnect_first, tuning.reconnect_most);
+    let work = async || shared.mirrored().await.map(|_| ());
+    let ready = when_ready(&shared.deps.store, |missing| part.not_ready(missing), || waits.next_wait(), work);
+    if stop.run_until_cancelled(ready).await.is_none() {
+        return;
     }
     part.ready();
     loop {

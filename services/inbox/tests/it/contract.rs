@@ -251,7 +251,12 @@ async fn a_database_that_is_not_there_yet_is_said_so_and_then_served() {
     let world = World::over(store.clone()).await;
     let body = json(world.get("/api/inbox/conversations").send().await.unwrap(), 503).await;
     assert_eq!(body["code"], "starting");
-    assert!(!world.health.is_ready());
+    let says_why = async {
+        while !world.health.reasons().values().any(|reason| reason.contains("roost migrate")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(SOON, says_why).await.expect("it says what it waits for");
     store.migrate().await.unwrap();
     let ready = async {
         while !world.health.is_ready() {

@@ -178,7 +178,10 @@ impl Streaming {
                     }
                     Ok(News::Reset) => return Some(reset_event(self.listener.at())),
                     Ok(News::Over) => return None,
-                    Err(_) => tokio::time::sleep(AFTER_ERROR).await,
+                    Err(error) => {
+                        tracing::debug!(%error, "An event stream cannot read on just now");
+                        tokio::time::sleep(AFTER_ERROR).await;
+                    }
                 },
                 _ = beat => return Some(format!("id: {}\nevent: beat\ndata: {{}}\n\n", self.listener.at())),
                 _ = self.heartbeat.tick() => return Some(format!(": alive\nid: {}\n\n", self.listener.at())),
@@ -194,6 +197,12 @@ impl Streaming {
             let mut tx = self.shared.deps.store.read().await?;
             store::session::find(&mut tx, sha256, self.shared.deps.clock.now()).await
         };
-        found.await.map_or(true, |session| session.is_some())
+        match found.await {
+            Ok(session) => session.is_some(),
+            Err(error) => {
+                tracing::debug!(%error, "Whether a stream's session still holds cannot be asked just now");
+                true
+            }
+        }
     }
 }

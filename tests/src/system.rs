@@ -4,6 +4,7 @@ use crate::{Api, Port, Process, wait};
 use anyhow::{Context, Result};
 use domain::Secret;
 use simulator::{AccountOptions, Simulator, SimulatorOptions};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,6 +111,8 @@ pub struct System {
     pub store_url: StoreUrl,
     /// The folder with configuration, data and logs.
     pub folder: PathBuf,
+    binary: PathBuf,
+    admin_urls: Vec<String>,
     _folder: tempfile::TempDir,
     _ports: Vec<Port>,
 }
@@ -119,6 +122,18 @@ impl System {
     /// # Errors
     /// When a part cannot be started or does not become ready; the message carries the process's last words.
     pub async fn start(binary: &str, options: SystemOptions) -> Result<Self> {
+        Self::begin(binary, options, true).await
+    }
+
+    /// Starts the processes one after the other, in the order of the options, and waits for nothing: the database is not
+    /// migrated and the broker may be away. [`System::migrate`] and [`System::until_ready`] do the rest.
+    /// # Errors
+    /// When a process cannot be started, or the database server is away.
+    pub async fn start_unready(binary: &str, options: SystemOptions) -> Result<Self> {
+        Self::begin(binary, options, false).await
+    }
+
+    async fn begin(binary: &str, options: SystemOptions, wait_until_ready: bool) -> Result<Self> {
         runtime::tls::install_provider();
         let guard = tempfile::Builder::new().prefix("roost-system-").tempdir()?;
         let folder = guard.path().to_owned();
@@ -154,17 +169,9 @@ impl System {
             started.push((name, args, file));
         }
         let single_roles = !names.iter().any(|(_, args)| args.iter().any(|arg| arg == "up"));
-        if single_roles {
-            let (_, _, file) = started.first().context("at least one process")?;
-            let mut migrate = Process::start(
-                "migrate",
-                Path::new(binary),
-                &["migrate", "--config", &file.to_string_lossy()],
-                &[],
-                &folder,
-            )?;
-            let status = migrate.ended(Duration::from_secs(60)).await?;
-            anyhow::ensure!(status.success(), "roost migrate failed:\n{}", migrate.last_lines(20));
+        if single_roles && wait_until_ready {
+            let (name, ..) = started.first().context("at least one process")?;
+            migrate(Path::new(binary), name, &folder).await?;
         }
         let mut processes = Vec::new();
         for (name, args, file) in started {
@@ -180,16 +187,8 @@ impl System {
             ..options.simulator
         })
         .await?;
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        for (process, admin) in processes.iter_mut().zip(&admin_urls) {
-            let ready = wait::until("readiness", Duration::from_secs(60), async || {
-                anyhow::ensure!(process.runs()?, "{} has ended:\n{}", process.name, process.last_lines(30));
-                Ok(match client.get(format!("{admin}/readyz")).send().await {
-                    Ok(answer) if answer.status().is_success() => Some(()),
-                    _ => None,
-                })
-            });
-            ready.await.with_context(|| format!("{}:\n{}", process.name, process.last_lines(30)))?;
+        if wait_until_ready {
+            until_ready(&mut processes, &admin_urls).await?;
         }
         let url: StoreUrl = database_url.parse()?;
         let store = Store::open(&test_options(url.clone())).await?;
@@ -202,6 +201,8 @@ impl System {
             store,
             folder,
             store_url: url,
+            binary: binary.into(),
+            admin_urls,
             _folder: guard,
             _ports: ports,
         })
@@ -210,6 +211,38 @@ impl System {
     /// A client of its API with the token of every test.
     pub fn api(&self) -> Api {
         Api::new(&self.base_url, API_TOKEN)
+    }
+
+    /// `roost migrate` with the configuration of the first process.
+    /// # Errors
+    /// When it fails; the message carries its last words.
+    pub async fn migrate(&self) -> Result<()> {
+        let first = self.processes.first().context("at least one process")?;
+        migrate(&self.binary, &first.name, &self.folder).await
+    }
+
+    /// Waits until every process says that it is ready.
+    /// # Errors
+    /// When one does not within a minute, or ends; the message carries its last words.
+    pub async fn until_ready(&mut self) -> Result<()> {
+        until_ready(&mut self.processes, &self.admin_urls).await
+    }
+
+    /// What the process of that name answers to `GET /readyz` on its admin listener: which parts are not ready, and why.
+    /// Empty: it is ready.
+    /// # Errors
+    /// When it does not answer, or there is no such process.
+    pub async fn not_ready(&self, name: &str) -> Result<BTreeMap<String, String>> {
+        let at = self.processes.iter().position(|process| process.name == name).context("a process of that name")?;
+        let admin = self.admin_urls.get(at).context("its admin listener")?;
+        let answer = client()?.get(format!("{admin}/readyz")).send().await?;
+        let ready = answer.status().is_success();
+        let mut page: serde_json::Value = serde_json::from_slice(&answer.bytes().await?)?;
+        anyhow::ensure!(page.get("ready") == Some(&ready.into()), "{name}: status and body disagree: {page}");
+        match page.get_mut("notReady") {
+            Some(reasons) => Ok(serde_json::from_value(reasons.take())?),
+            None => Ok(BTreeMap::new()),
+        }
     }
 
     /// The process of that name.
@@ -228,6 +261,34 @@ impl System {
         }
         text
     }
+}
+
+async fn migrate(binary: &Path, config_of: &str, folder: &Path) -> Result<()> {
+    let file = folder.join(format!("{config_of}.toml"));
+    let args = ["migrate", "--config", &file.to_string_lossy()];
+    let mut migrate = Process::start("migrate", binary, &args, &[], folder)?;
+    let status = migrate.ended(Duration::from_secs(60)).await?;
+    anyhow::ensure!(status.success(), "roost migrate failed:\n{}", migrate.last_lines(20));
+    Ok(())
+}
+
+fn client() -> Result<reqwest::Client> {
+    Ok(reqwest::Client::builder().no_proxy().build()?)
+}
+
+async fn until_ready(processes: &mut [Process], admin_urls: &[String]) -> Result<()> {
+    let client = client()?;
+    for (process, admin) in processes.iter_mut().zip(admin_urls) {
+        let ready = wait::until("readiness", Duration::from_secs(60), async || {
+            anyhow::ensure!(process.runs()?, "{} has ended:\n{}", process.name, process.last_lines(30));
+            Ok(match client.get(format!("{admin}/readyz")).send().await {
+                Ok(answer) if answer.status().is_success() => Some(()),
+                _ => None,
+            })
+        });
+        ready.await.with_context(|| format!("{}:\n{}", process.name, process.last_lines(30)))?;
+    }
+    Ok(())
 }
 
 fn http_config(folder: &Path, listen: u16, admin: u16) -> String {

@@ -9,6 +9,7 @@ mod command_line;
 mod flows;
 mod outages;
 mod shutdown;
+mod starts;
 
 /// The binary these tests start.
 const ROOST: &str = env!("CARGO_BIN_EXE_roost-under-test");

@@ -11,10 +11,10 @@ use testkit::look::texts;
 use testkit::servers::PrivatePostgres;
 
 /// After a fault ends everything holds again within two minutes (design: decided in `reliability`, P21).
-const BACK_WITHIN: Duration = Duration::from_secs(120);
+pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(120);
 
 /// Production's machinery; only the waits between two tries to connect are shorter.
-const QUICK_RECONNECT: &str = "\n[tuning]\nreconnect_first_ms = 100\nreconnect_most_ms = 1000\n";
+pub(crate) const QUICK_RECONNECT: &str = "\n[tuning]\nreconnect_first_ms = 100\nreconnect_most_ms = 1000\n";
 
 const FLEET: [(&str, &str); 4] =
     [("ingress", "ingress"), ("ingest", "ingest"), ("inbox", "inbox"), ("sender", "sender")];
@@ -58,7 +58,7 @@ async fn all_arrives(system: &System) {
 }
 
 /// A send accepted now ends at READ.
-async fn a_send_goes_through(system: &System, from: &str) {
+pub(crate) async fn a_send_goes_through(system: &System, from: &str) {
     let api = system.api();
     system.simulator.customer_writes(from, "Rita", "Are you there?").done().await;
     let phone = format!("+{from}");

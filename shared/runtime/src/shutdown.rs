@@ -3,7 +3,7 @@
 
 use anyhow::Error;
 use std::future::Future;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,17 +13,39 @@ use tokio_util::sync::CancellationToken;
 /// From the first signal to the end, at most. Kubernetes kills after 60 s (`deploy/`).
 pub const DRAIN_BUDGET: Duration = Duration::from_secs(25);
 
-/// Cancels the returned token at the first SIGTERM or SIGINT; the second one ends the process at once. Must be called
-/// inside a tokio runtime.
+/// Cancels the returned token at the first SIGTERM or SIGINT; the second one ends the process at once. SIGHUP, by which
+/// supervisors ask for the configuration to be read again, changes nothing and says so; only a process started at a
+/// terminal is stopped by it, as by SIGTERM, because there it says that the terminal has gone. Must be called inside a
+/// tokio runtime.
 /// # Errors
 /// When the system does not let us listen to signals.
 pub fn stop_on_signals() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    // Asked now: a terminal that has gone is none any more.
+    let at_a_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let gone = CancellationToken::new();
+    let terminal = gone.clone();
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            if at_a_terminal {
+                terminal.cancel();
+                return;
+            }
+            tracing::warn!(
+                signal = "SIGHUP",
+                "SIGHUP: the configuration is not read again, that is still to come; restart to apply a change"
+            );
+        }
+    });
     let token = stop.clone();
     tokio::spawn(async move {
-        let name = next_signal(&mut terminate, &mut interrupt).await;
+        let name = tokio::select! {
+            name = next_signal(&mut terminate, &mut interrupt) => name,
+            () = gone.cancelled() => "SIGHUP",
+        };
         tracing::info!(signal = name, "{name}: stopping; what is at hand is finished first");
         token.cancel();
         let name = next_signal(&mut terminate, &mut interrupt).await;

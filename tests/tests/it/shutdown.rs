@@ -1,7 +1,7 @@
 //! Starting and stopping, as an operator does it.
 
 use crate::ROOST;
-use roost_tests::{Process, Stack, System, SystemOptions};
+use roost_tests::{Process, Stack, System, SystemOptions, wait};
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,10 +26,28 @@ async fn sigterm_ends_up_cleanly_and_a_second_start_finds_everything() {
     assert_eq!(status.code(), Some(0), "{}", system.last_lines());
     system.process("up").run().unwrap();
     let api = system.api();
-    let found = roost_tests::wait::until("the message after the restart", Duration::from_secs(20), async || {
+    let found = wait::until("the message after the restart", Duration::from_secs(20), async || {
         Ok(api.conversation_with("+351912000333").await.ok().flatten())
     });
     assert_eq!(found.await.unwrap().unread_count, 1);
+}
+
+#[tokio::test]
+async fn a_sighup_stops_nothing_and_says_that_a_restart_applies_a_change() {
+    let mut system = System::start(ROOST, SystemOptions::new(Stack::SqliteEmbedded)).await.unwrap();
+    for times in 1..=2 {
+        system.process("up").signal("HUP").unwrap();
+        let said = wait::until("a word about the signal", Duration::from_secs(20), async || {
+            let up = system.process("up");
+            anyhow::ensure!(up.runs()?, "it has ended: {}", up.printed());
+            Ok((up.printed().matches("restart to apply").count() == times).then_some(()))
+        });
+        said.await.unwrap_or_else(|error| panic!("{error}\n{}", system.last_lines()));
+    }
+    assert!(system.not_ready("up").await.unwrap().is_empty(), "it goes on");
+    assert!(system.simulator.customer_writes("351912000333", "Rita", "after").done().await.acknowledged);
+    let status = system.process("up").terminate(DRAIN_LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{}", system.last_lines());
 }
 
 #[tokio::test]

@@ -254,7 +254,16 @@ async fn converge(system: &System) {
 }
 
 async fn check(system: &System, accepted_sends: usize) {
-    // Inbound: what was answered 200 is stored once; forgeries are not.
+    // Forgeries: refused at the door, and nothing of them came in by another way.
+    let stats = system.simulator.stats();
+    assert!(stats.webhooks.forged_refused > 0, "no forgery was refused: this run proves little");
+    assert_eq!(stats.webhooks.forged_accepted, 0, "forged webhooks that were answered 2xx");
+    let forged = "SELECT CAST(id AS TEXT) FROM messages WHERE direction = 'INBOUND' AND body = 'forged'";
+    assert_eq!(texts(&system.store_url, forged).await.unwrap(), [""; 0], "forged messages that were stored");
+    // The provider's limit, counted by the provider over every sliding second.
+    assert_eq!(stats.calls.rate_violations, 0, "calls above the account's rate");
+
+    // Inbound: what was answered 200 is stored once.
     let stored =
         texts(&system.store_url, "SELECT provider_message_id FROM messages WHERE direction = 'INBOUND'").await.unwrap();
     let once: HashSet<&String> = stored.iter().collect();

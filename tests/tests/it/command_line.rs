@@ -11,6 +11,10 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
+/// From its start to the ready lines, by its own clock. A test fails at ten times the promise only: machines are busy.
+const READY_WITHIN_MS: u64 = 2_000 * 10;
+/// Resident memory of the process when it says that it is ready.
+const MOST_MEMORY_KB: u64 = 100 * 1024;
 
 /// What a program was told, and how it ended.
 #[derive(Debug)]
@@ -179,6 +183,18 @@ fn help_is_no_mistake(#[case] args: &[&str], #[case] sentences: &[&str]) {
     assert_says(&roost(folder.path(), args, &[], ""), 0, sentences);
 }
 
+/// `Roost 0.1.0 is ready (112 ms).`
+fn ready_ms(printed: &str) -> Option<u64> {
+    printed.split_once(" is ready (")?.1.split_once(" ms)")?.0.parse().ok()
+}
+
+/// What the system counts as resident, of the process with this id.
+fn resident_kb(id: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+    line.trim().trim_end_matches(" kB").parse().expect("a number of KB")
+}
+
 /// Everything that a start without trouble prints is for a newcomer; what the machinery has to say of itself is for whoever
 /// asks with `log.level`.
 #[rstest]
@@ -202,6 +218,9 @@ async fn ac_54_the_first_start_says_what_a_newcomer_needs_and_nothing_else(
         assert!(printed.contains(sentence), "no {sentence:?} in: {printed}");
     }
     assert!(!printed.contains("\"level\""), "a log line: {printed}");
+    let (ready_ms, memory_kb) = (ready_ms(&printed).expect(&printed), resident_kb(process.id().expect("it runs")));
+    assert!(ready_ms < READY_WITHIN_MS, "ready after {ready_ms} ms");
+    assert!(memory_kb > 0 && memory_kb < MOST_MEMORY_KB, "{memory_kb} KB of memory");
 
     process.signal("INT").unwrap();
     assert_eq!(process.ended(SOON).await.unwrap().code(), Some(0));

@@ -62,24 +62,19 @@ const ROLES: &[&str] = &["ingress", "ingest", "inbox", "sender", "simulator"];
 const LIVES_IN: &[(&str, &[&str])] = &[
     ("lapin", &["queue"]),
     ("sqlx", &["store", "queue", "testkit"]),
-    ("reqwest", &["runtime", "simulator", "roost-tests"]),
-    ("lettre", &["runtime"]),
+    ("reqwest", &["runtime", "roost-tests"]),
     ("opentelemetry", &["runtime"]),
     ("opentelemetry_sdk", &["runtime"]),
-    ("opentelemetry-otlp", &["runtime"]),
     ("opentelemetry-prometheus", &["runtime"]),
-    ("tracing-opentelemetry", &["runtime"]),
     ("tracing-subscriber", &["runtime"]),
     ("prometheus", &["runtime"]),
     ("backoff", &["runtime"]),
     ("argon2", &["runtime"]),
-    ("hyper", &["runtime", "ingress", "simulator"]),
+    ("hyper", &["runtime", "simulator"]),
     ("axum", &["inbox"]),
     ("askama", &["inbox"]),
     ("clap", &["roost"]),
     ("mimalloc", &["roost", "roost-tests"]),
-    ("mail-parser", &["providers"]),
-    ("ammonia", &["providers"]),
     ("fantoccini", &["roost-tests"]),
 ];
 
@@ -219,6 +214,12 @@ fn outside_crates_live_where_they_may() {
     let crates = crates();
     let mut strayed = Vec::new();
     for (outside, homes) in LIVES_IN {
+        for home in *homes {
+            let lives = |this: &Crate| this.shipped.contains(*outside) || this.for_tests.contains(*outside);
+            if !crates.get(*home).is_some_and(lives) {
+                strayed.push(format!("{outside} is said to live in {home} and does not"));
+            }
+        }
         for (name, this) in crates.iter().filter(|(name, _)| *name != "bench") {
             let granted = TESTS_MAY_USE.iter().any(|(of, what, _)| of == name && what == outside);
             let used = this.shipped.contains(*outside) || (this.for_tests.contains(*outside) && !granted);
@@ -386,6 +387,36 @@ fn tests_that_the_papers_name_are_there() {
     }
     assert!(seen > 20, "only {seen} names were found: the reader has gone blind");
     assert_none("names of nothing", missing);
+}
+
+#[test]
+fn tests_are_where_the_papers_say_they_are() {
+    let (mut elsewhere, mut seen) = (Vec::new(), 0);
+    for paper in files_of("docs", &["md"]) {
+        let folder = root().join(&paper.name).parent().expect("a folder").to_owned();
+        for item in names::items(&paper.text) {
+            let linked: Vec<&str> = files::links(item)
+                .into_iter()
+                .filter(|target| target.contains("/tests/") && target.ends_with(".rs"))
+                .collect();
+            if linked.is_empty() {
+                continue;
+            }
+            let texts: Vec<String> = linked
+                .iter()
+                .map(|target| std::fs::read_to_string(folder.join(target)).expect("links lead somewhere"))
+                .collect();
+            let there = names::Known::of(texts.iter().map(String::as_str));
+            for name in names::named(item).into_iter().filter(|name| names::is_of_a_test(name)) {
+                seen += 1;
+                if !there.has(name) {
+                    elsewhere.push(format!("{}: {name} is not in {}", paper.name, linked.join(", ")));
+                }
+            }
+        }
+    }
+    assert!(seen >= 5, "only {seen} names were found beside a link: the reader has gone blind");
+    assert_none("tests that are elsewhere", elsewhere);
 }
 
 /// What nobody counts yet, each with the reason.

@@ -61,6 +61,25 @@ pub(crate) fn named(markdown: &str) -> Vec<&str> {
     quoted.chain(lines).collect()
 }
 
+/// Whether such a name can only be a test's: an acceptance line or a sentence.
+pub(crate) fn is_of_a_test(name: &str) -> bool {
+    name.starts_with("AC-") || name.ends_with('…') || name.split('_').count() >= A_SENTENCE
+}
+
+/// The pieces of a paper that each say one thing: lines, cells of a table, and what stands between two dots.
+pub(crate) fn items(markdown: &str) -> Vec<&str> {
+    markdown.lines().flat_map(|line| line.split(" | ")).flat_map(|cell| cell.split(" · ")).collect()
+}
+
+#[test]
+fn a_paper_falls_into_items_and_only_sentences_are_tests() {
+    let row = "| 1 | kept | AC-1 in [`a.rs`](a.rs) · `lease_ms`, `a_lease_that_…` in [`b.rs`](b.rs) |\nnext";
+    let items = items(row);
+    assert_eq!(items[2..], ["AC-1 in [`a.rs`](a.rs)", "`lease_ms`, `a_lease_that_…` in [`b.rs`](b.rs) |", "next"]);
+    let tests: Vec<&str> = named(row).into_iter().filter(|name| is_of_a_test(name)).collect();
+    assert_eq!(tests, ["a_lease_that_…", "AC-1"]);
+}
+
 #[test]
 fn names_are_found_and_held_against_the_code() {
     let known = Known::of(

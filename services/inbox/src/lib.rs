@@ -146,11 +146,6 @@ impl Inbox {
         inbox
     }
 
-    /// Every route, behind its guard. `/healthz` and `/readyz` are the runtime's.
-    pub fn router(&self) -> Router {
-        self.router.clone()
-    }
-
     /// Answers one request of `runtime`'s HTTP server.
     pub async fn handle(&self, request: Request<RequestBody>) -> Response<Body> {
         let peer = Peer(request.body().peer());

@@ -6,6 +6,7 @@ use crate::batch::RawBody;
 use crate::progress::holds_for;
 use rand::RngExt;
 use runtime::blobs::BlobError;
+use runtime::health::Part;
 use runtime::reconnect::Reconnect;
 use std::future::Future;
 use std::time::Duration;
@@ -21,6 +22,27 @@ const CLASHES_IN_A_ROW: u32 = 20;
 
 /// Whether the object store answers is asked with this key, under which there is nothing.
 const NOTHING: &str = "raw/nothing";
+
+/// What can be away, each with a say of its own: the return of one says nothing of the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Needs {
+    database: Part,
+    object_store: Part,
+}
+
+impl Needs {
+    pub(crate) fn of(part: &Part) -> Self {
+        Self { database: part.cause("database"), object_store: part.cause("object store") }
+    }
+
+    fn database_away(&self) {
+        self.database.not_ready("the database is away; what was taken is held");
+    }
+
+    fn object_store_away(&self) {
+        self.object_store.not_ready("the object store is away; what was taken is held");
+    }
+}
 
 /// What is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +91,9 @@ where
         };
         let error = match outcome {
             Ok(done) => {
+                // Whoever said that it is away may have been dropped meanwhile.
+                context.needs.database.ready();
                 if let Some(since) = away_since {
-                    context.part.ready();
                     info!(after_ms = since.elapsed().as_millis(), "The database is back; what was held is written");
                 }
                 return Ok(done);
@@ -84,12 +107,15 @@ where
             continue;
         }
         if !error.is_serialization() && error.is_items_fault() {
+            // Whoever refuses is there.
+            context.needs.database.ready();
             return Err(NotWritten::Refused(error));
         }
         if away_since.is_none() {
             warn!(%error, "The database is away; holding what was taken");
-            context.part.not_ready("the database is away; what was taken is held");
         }
+        // Each time: another loop may have found it back in between.
+        context.needs.database_away();
         let since = *away_since.get_or_insert(begun);
         if since.elapsed() >= tuning.database_patience || Instant::now() >= patience_ends() {
             return Err(NotWritten::Away);
@@ -118,8 +144,8 @@ pub(crate) async fn body(context: &Context, stop: &CancellationToken, key: &str)
         };
         if away_since.is_none() {
             warn!(%error, "A body cannot be read from the object store; holding what was taken");
-            context.part.not_ready("the object store is away; what was taken is held");
         }
+        context.needs.object_store_away();
         if away_since.get_or_insert_with(Instant::now).elapsed() >= tuning.database_patience {
             // One object that cannot be read, while others can, must not stand in everybody's way.
             if object_store_answers(context).await {
@@ -132,8 +158,8 @@ pub(crate) async fn body(context: &Context, stop: &CancellationToken, key: &str)
             () = tokio::time::sleep(waits.next_wait()) => {}
         }
     };
+    context.needs.object_store.ready();
     if let Some(since) = away_since {
-        context.part.ready();
         info!(after_ms = since.elapsed().as_millis(), "What was held for the object store goes on");
     }
     Ok(body)
@@ -153,7 +179,7 @@ pub(crate) async fn until_object_store_back(context: &Context, stop: &Cancellati
             () = tokio::time::sleep(waits.next_wait()) => {}
         }
     }
-    context.part.ready();
+    context.needs.object_store.ready();
     true
 }
 
@@ -169,7 +195,7 @@ pub(crate) async fn until_back(context: &Context, stop: &CancellationToken) -> b
         };
         match answers.await {
             Ok(()) => {
-                context.part.ready();
+                context.needs.database.ready();
                 return true;
             }
             Err(error) => tracing::debug!(%error, "The database is still away"),

@@ -13,6 +13,7 @@ mod progress;
 mod results;
 mod webhooks;
 
+use crate::hold::Needs;
 use crate::progress::Progress;
 use dispatch::Dispatcher;
 use domain::{Account, Clock, Source, Timestamp};
@@ -65,8 +66,8 @@ pub(crate) struct Context {
     pub(crate) accounts: Arc<Directory>,
     /// How far webhooks are committed.
     pub(crate) progress: Arc<Progress>,
-    /// What this role says of itself.
-    pub(crate) part: Arc<Part>,
+    /// Whether what this role needs is there.
+    pub(crate) needs: Arc<Needs>,
     /// Since when this process runs.
     pub(crate) started_at: Timestamp,
 }
@@ -81,13 +82,14 @@ pub struct LoopEnded(String);
 /// # Errors
 /// Only when one of its loops ends by itself.
 pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
-    let part = Arc::new(deps.health.part("ingest"));
+    let part = deps.health.part("ingest");
     let started_at = deps.clock.now();
     let progress = Arc::new(Progress::default());
     let Some((accounts, announced)) = prepare(&deps, &part, started_at, &stop).await else { return Ok(()) };
     progress.beaten(announced);
     part.ready();
-    let context = Context { deps, accounts: Arc::new(accounts), progress, part, started_at };
+    let needs = Arc::new(Needs::of(&part));
+    let context = Context { deps, accounts: Arc::new(accounts), progress, needs, started_at };
 
     let mut loops = JoinSet::new();
     loops.spawn(webhooks::run(context.clone(), stop.clone()));

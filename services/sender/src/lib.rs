@@ -95,8 +95,23 @@ pub(crate) struct Shared {
     /// Told when there may be something to claim.
     pub(crate) wake: Arc<Notify>,
     pub(crate) stop: CancellationToken,
-    pub(crate) part: Part,
+    pub(crate) needs: Needs,
     database_away: AtomicBool,
+}
+
+/// What can be away, each with a say of its own: the return of one says nothing of the other.
+#[derive(Debug)]
+pub(crate) struct Needs {
+    /// Without it nothing can be claimed.
+    pub(crate) database: Part,
+    /// Without it nothing can be reported.
+    pub(crate) results: Part,
+}
+
+impl Needs {
+    fn of(part: &Part) -> Self {
+        Self { database: part.cause("database"), results: part.cause("results") }
+    }
 }
 
 impl Shared {
@@ -130,14 +145,14 @@ impl Shared {
     pub(crate) fn database_is_away(&self, error: &StoreError) {
         if !self.database_away.swap(true, Ordering::Relaxed) {
             warn!(%error, "Nothing can be claimed: {error}");
-            self.part.not_ready("nothing can be claimed: the database does not answer");
+            self.needs.database.not_ready("nothing can be claimed: the database does not answer");
         }
     }
 
     pub(crate) fn database_answers(&self) {
         if self.database_away.swap(false, Ordering::Relaxed) {
             info!("The database answers again");
-            self.part.ready();
+            self.needs.database.ready();
         }
     }
 }
@@ -170,7 +185,7 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
         late,
         wake,
         stop: stop.clone(),
-        part,
+        needs: Needs::of(&part),
         database_away: AtomicBool::new(false),
     });
 
@@ -251,4 +266,26 @@ async fn mirrored(deps: &Deps) -> Result<Directory, StoreError> {
     let accounts = store::account::mirror(&mut tx, &deps.accounts, deps.clock.now()).await?;
     tx.commit().await?;
     Ok(accounts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_answers_does_not_make_a_sender_ready_whose_results_cannot_be_published() {
+        let health = Health::new();
+        let part = health.part("sender");
+        part.ready();
+        let needs = Needs::of(&part);
+        needs.results.not_ready("results cannot be published");
+        needs.database.not_ready("the database does not answer");
+        needs.database.ready();
+        assert_eq!(health.reasons().into_keys().collect::<Vec<_>>(), ["sender: results"]);
+        needs.database.not_ready("the database does not answer");
+        needs.results.ready();
+        assert_eq!(health.reasons().into_keys().collect::<Vec<_>>(), ["sender: database"]);
+        needs.database.ready();
+        assert!(health.is_ready());
+    }
 }

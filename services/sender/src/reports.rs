@@ -92,14 +92,14 @@ async fn publish(shared: &Shared, state: &State, results: SendResults) {
             Ok(()) => {
                 if state.stuck.swap(false, Ordering::Relaxed) {
                     info!("Results can be published again");
-                    shared.part.ready();
+                    shared.needs.results.ready();
                 }
                 return;
             }
             Err(error) => {
                 if !state.stuck.swap(true, Ordering::Relaxed) {
                     warn!(%error, "Results cannot be published; nothing new is claimed until they can");
-                    shared.part.not_ready("results cannot be published");
+                    shared.needs.results.not_ready("results cannot be published");
                 }
                 tokio::time::sleep(waits.next_wait()).await;
             }

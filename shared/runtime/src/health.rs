@@ -25,7 +25,8 @@ pub enum Detail {
     Reasons,
 }
 
-/// One part that must be ready before the process is: the broker, the store, the schema.
+/// One part that must be ready before the process is: the broker, the store, the schema. It has one reason at a time not to
+/// be; what can be wrong beside something else is a cause of its own ([`Part::cause`]).
 #[derive(Clone, Debug)]
 pub struct Part {
     health: Health,
@@ -86,6 +87,14 @@ impl Health {
 }
 
 impl Part {
+    /// Something that can keep this part from its job while other things do as well: its end says nothing of theirs. Begins
+    /// as ready, and is listed under the part's name and its own.
+    pub fn cause(&self, cause: &str) -> Part {
+        let name = format!("{}: {cause}", self.name);
+        self.health.parts().entry(name.clone()).or_insert(None);
+        Part { health: self.health.clone(), name }
+    }
+
     /// This part can do its job.
     pub fn ready(&self) {
         self.set(None);
@@ -98,14 +107,15 @@ impl Part {
 
     fn set(&self, reason: Option<String>) {
         let mut parts = self.health.parts();
-        let before = parts.insert(self.name.clone(), reason.clone());
+        let before = match parts.get_mut(&self.name) {
+            Some(before) if *before == reason => return,
+            Some(before) => std::mem::replace(before, reason.clone()),
+            None => parts.insert(self.name.clone(), reason.clone()).flatten(),
+        };
         drop(parts);
-        if before.as_ref() == Some(&reason) {
-            return;
-        }
         match reason {
             // Nobody was told of trouble, so nobody waits for its end.
-            None if before.flatten().as_deref() == Some(STARTING) => {
+            None if before.as_deref() == Some(STARTING) => {
                 tracing::debug!(part = self.name, "{} is ready", self.name);
             }
             None => tracing::info!(part = self.name, "{} is ready", self.name),
@@ -154,4 +164,40 @@ fn plain(status: StatusCode, content_type: &'static str, body: String) -> Respon
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_overlapping_troubles_the_end_of_one_leaves_the_other() {
+        let health = Health::new();
+        let part = health.part("sender");
+        part.ready();
+        let (database, broker) = (part.cause("database"), part.cause("results"));
+        assert!(health.is_ready(), "nothing is wrong with a cause that has not said so: {:?}", health.reasons());
+        for (first, last, left) in [(&database, &broker, "sender: results"), (&broker, &database, "sender: database")] {
+            database.not_ready("away");
+            broker.not_ready("away as well");
+            assert_eq!(health.reasons().len(), 2);
+            first.ready();
+            assert_eq!(health.reasons().into_keys().collect::<Vec<_>>(), [left]);
+            assert!(!health.is_ready());
+            last.ready();
+            assert!(health.is_ready());
+        }
+    }
+
+    #[test]
+    fn a_cause_known_already_keeps_what_it_says() {
+        let health = Health::new();
+        let part = health.part("ingest");
+        part.ready();
+        part.cause("database").not_ready("away");
+        let same = part.cause("database");
+        assert!(!health.is_ready());
+        same.ready();
+        assert!(health.is_ready());
+    }
 }

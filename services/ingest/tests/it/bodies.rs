@@ -13,7 +13,7 @@ fn stored(world: &World, key: &str) -> Frame {
     Frame::Webhook(WebhookFrame { head: world.head("meta"), body: Body::Stored(key.into()) })
 }
 
-async fn put(world: &World, key: &str, body: String) -> Frame {
+pub(crate) async fn put(world: &World, key: &str, body: String) -> Frame {
     world.blobs.put(key, Bytes::from(body)).await.unwrap();
     stored(world, key)
 }
@@ -24,17 +24,17 @@ fn raw(world: &World) -> PathBuf {
 }
 
 /// The disk is gone: what was a folder is none any more, and every read fails.
-fn takes_away(world: &World) {
+pub(crate) fn takes_away(world: &World) {
     std::fs::rename(raw(world), world.folder().join("elsewhere")).unwrap();
     std::fs::write(raw(world), "no folder").unwrap();
 }
 
-fn brings_back(world: &World) {
+pub(crate) fn brings_back(world: &World) {
     std::fs::remove_file(raw(world)).unwrap();
     std::fs::rename(world.folder().join("elsewhere"), raw(world)).unwrap();
 }
 
-async fn until_held(world: &World) {
+pub(crate) async fn until_held(world: &World) {
     let held = async {
         while !world.health.reasons().values().any(|reason| reason.contains("object store")) {
             tokio::time::sleep(Duration::from_millis(10)).await;

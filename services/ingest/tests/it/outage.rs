@@ -1,8 +1,9 @@
 //! The database is away: what was taken is held, nothing is given up, everything is there afterwards.
 
+use crate::bodies::{self, brings_back, takes_away};
 use crate::said::{RITA, one_status, one_text};
 use crate::support::{MESSAGES, Running, Stack, UNREAD, World};
-use queue::topics::WEBHOOKS;
+use queue::topics::{RESULTS, WEBHOOKS};
 use rstest::rstest;
 use std::time::Duration;
 use store::{Store, StoreOptions, StoreUrl, Tx};
@@ -212,4 +213,37 @@ async fn it_starts_before_the_database_and_before_the_schema_and_says_why_it_is_
     says("roost migrate").await;
     migrated(&world).await;
     all_there(&world, ingest, "3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_things_that_are_away_the_return_of_one_does_not_make_it_ready() {
+    let server = PrivatePostgres::start().await.unwrap();
+    let proxy = Proxy::start(server.port()).await.unwrap();
+    let world = world_through(&server, proxy.port()).await;
+    migrated(&world).await;
+    let large = bodies::put(&world, "raw/large", one_text(RITA, "large", "read me", 0)).await;
+    takes_away(&world);
+    let ingest = world.start("a");
+    world.publish(vec![large]).await;
+    bodies::until_held(&world).await;
+    proxy.refuse(true);
+    // Something to write while the webhook waits for its body.
+    world.publish_bytes(&RESULTS, bytes::Bytes::from_static(b"rubbish")).await;
+    let away = async |want: &[&str]| {
+        let said = async {
+            while !world.health.reasons().into_keys().eq(want.iter().copied()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), said)
+            .await
+            .unwrap_or_else(|_| panic!("{:?}", world.health.reasons()));
+    };
+    away(&["ingest: database", "ingest: object store"]).await;
+    proxy.refuse(false);
+    away(&["ingest: object store"]).await;
+    brings_back(&world);
+    world.until(MESSAGES, &["1"]).await;
+    away(&[]).await;
+    ingest.stopped().await;
 }

@@ -96,11 +96,15 @@ async fn process(
     if written.is_err() || looked.is_err() {
         return Err(batch);
     }
-    let (refused, done): (Vec<_>, Vec<_>) =
-        batch.into_iter().partition(|delivery| delivery.item.as_ref().is_ok_and(|results| outcome.refuses(results)));
+    let (mut refused, mut done) = (Vec::new(), Vec::new());
+    for delivery in batch {
+        match delivery.item.as_ref().ok().and_then(|results| outcome.refusal_of(results)) {
+            Some(why) => refused.push((why.to_owned(), delivery)),
+            None => done.push(delivery),
+        }
+    }
     consumer.settle_all(done).await;
-    for delivery in refused {
-        let reason = outcome.refused.first().map(|(_, why)| why.clone()).unwrap_or_default();
+    for (reason, delivery) in refused {
         delivery.settle(Settle::DeadLetter { reason_code: "RESULT_REFUSED".to_owned(), reason }).await;
     }
     Ok(())
@@ -125,8 +129,10 @@ impl Outcome {
         }));
     }
 
-    fn refuses(&self, results: &SendResults) -> bool {
-        results.items.iter().any(|event| self.refused.iter().any(|(refused, _)| refused == event))
+    /// Why the first refused report among these was refused, if one was.
+    fn refusal_of(&self, results: &SendResults) -> Option<&str> {
+        let why = |event| self.refused.iter().find(|(refused, _)| refused == event).map(|(_, why)| why.as_str());
+        results.items.iter().find_map(why)
     }
 }
 
@@ -203,4 +209,34 @@ pub(crate) async fn look(context: &Context, learnt: &[(AccountId, String)]) -> R
     let found = receipt::second_look(&mut tx, learnt, context.deps.clock.now()).await?;
     tx.commit().await?;
     Ok(found.applied.into_iter().filter(|one| one.settled).map(|one| one.account).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use domain::{MessageId, Timestamp};
+
+    fn about(message: i64) -> SendEvent {
+        SendEvent::LeaseExpired {
+            message: MessageId::new(message),
+            account: AccountId::new(1),
+            generation: 1,
+            attempt: 1,
+            lease_token: "t".to_owned(),
+            at: Timestamp::from_micros(0),
+        }
+    }
+
+    #[test]
+    fn each_refused_delivery_is_told_why_its_own_report_was_refused() {
+        let refused = vec![(about(2), "the second's fault".to_owned()), (about(5), "the fifth's fault".to_owned())];
+        let outcome = Outcome { refused, ..Outcome::default() };
+        let refusal_of = |items: &[i64]| {
+            let items = items.iter().map(|message| about(*message)).collect();
+            outcome.refusal_of(&SendResults { items }).map(str::to_owned)
+        };
+        assert_eq!(refusal_of(&[1, 2]).as_deref(), Some("the second's fault"));
+        assert_eq!(refusal_of(&[4, 5]).as_deref(), Some("the fifth's fault"));
+        assert_eq!(refusal_of(&[3]), None);
+    }
 }

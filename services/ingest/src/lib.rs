@@ -21,13 +21,14 @@ use queue::Queue;
 use runtime::blobs::Blobs;
 use runtime::config::Tuning;
 use runtime::health::{Health, Part};
+use runtime::loops::{LoopEnded, in_good_order};
 use runtime::metrics::Metrics;
 use runtime::reconnect::Reconnect;
 use std::sync::Arc;
 use store::account::Directory;
 use store::start::when_ready;
 use store::{Store, StoreError};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -72,11 +73,6 @@ pub(crate) struct Context {
     pub(crate) started_at: Timestamp,
 }
 
-/// A loop of ingest that ended by itself: it panicked.
-#[derive(Debug, thiserror::Error)]
-#[error("a loop of ingest ended: {0}")]
-pub struct LoopEnded(String);
-
 /// Runs ingest until `stop` is cancelled and what was at hand is finished. Broker and database may be away, and the schema
 /// not migrated yet: it says that it is not ready, and keeps trying.
 /// # Errors
@@ -106,20 +102,12 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
             ended = beating.join_next() => ended,
         };
         match ended {
-            Some(ended) => in_good_order(ended, &stop)?,
+            Some(ended) => in_good_order("ingest", ended, &stop)?,
             None => break,
         }
     }
     drained.cancel();
-    beating.join_next().await.map_or(Ok(()), |ended| in_good_order(ended, &stop))
-}
-
-fn in_good_order(ended: Result<(), JoinError>, stop: &CancellationToken) -> Result<(), LoopEnded> {
-    match ended {
-        Ok(()) if stop.is_cancelled() => Ok(()),
-        Ok(()) => Err(LoopEnded("without being asked to".to_owned())),
-        Err(error) => Err(LoopEnded(error.to_string())),
-    }
+    beating.join_next().await.map_or(Ok(()), |ended| in_good_order("ingest", ended, &stop))
 }
 
 /// Waits for the database and its schema, mirrors the accounts into it and says there that this process listens from now

@@ -33,6 +33,7 @@ use returns::Return;
 use runtime::config::Tuning;
 use runtime::health::{Health, Part};
 use runtime::http_client::Http;
+use runtime::loops::{LoopEnded, in_good_order};
 use runtime::metrics::Metrics;
 use runtime::reconnect::Reconnect;
 use sha2::{Digest as _, Sha256};
@@ -71,11 +72,6 @@ pub struct Deps {
     /// Whether this role can do its job.
     pub health: Health,
 }
-
-/// A loop of the sender that ended by itself: it panicked.
-#[derive(Debug, thiserror::Error)]
-#[error("a loop of the sender ended: {0}")]
-pub struct LoopEnded(String);
 
 /// What every part of the sender has.
 #[derive(Debug)]
@@ -217,9 +213,7 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
         };
         match ended {
             None => break,
-            Some(Ok(())) if stop.is_cancelled() => {}
-            Some(Ok(())) => return Err(LoopEnded("without being asked to".to_owned())),
-            Some(Err(error)) => return Err(LoopEnded(error.to_string())),
+            Some(ended) => in_good_order("sender", ended, &stop)?,
         }
     }
     tokio::select! {

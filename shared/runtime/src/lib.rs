@@ -7,6 +7,7 @@ pub mod health;
 pub mod http_client;
 pub mod http_server;
 pub mod instance;
+pub mod loops;
 pub mod metrics;
 pub mod password;
 pub mod reconnect;

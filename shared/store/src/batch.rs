@@ -16,17 +16,6 @@ pub(crate) fn micros(time: Option<Timestamp>) -> Option<i64> {
     time.map(Timestamp::micros)
 }
 
-/// Bytes as hex, for `unhex` on SQLite: JSON carries no bytes.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
-    text
-}
-
 /// Text without NUL, which PostgreSQL's `text` cannot hold. Parsers clean what they read; this is the last line.
 pub(crate) fn plain(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{FFFD}")) } else { Cow::Borrowed(text) }
@@ -102,10 +91,5 @@ mod tests {
             plain_json(&value),
             json!({"a\u{FFFD}": ["x\u{FFFD}", {"deep": "\u{FFFD}"}], "said": "\\u0000"}).to_string()
         );
-    }
-
-    #[test]
-    fn bytes_become_hex() {
-        assert_eq!(hex(&[0, 255, 16]), "00ff10");
     }
 }

@@ -1,6 +1,6 @@
 //! What could not be processed, as rows: shown, grouped by cause, replayed or discarded by people.
 
-use crate::batch::{hex, json, plain, plain_opt};
+use crate::batch::{json, plain, plain_opt};
 use crate::column::rows;
 use crate::tx::on_backend;
 use crate::{At, Result, Tx};
@@ -165,7 +165,7 @@ pub async fn insert(tx: &mut Tx, dead: &[NewDeadLetter], now: Timestamp) -> Resu
                         d.stage.as_str(),
                         plain(&d.queue),
                         crate::batch::plain_json(&d.headers),
-                        hex(&d.body),
+                        hex::encode(&d.body),
                         d.content_type,
                         plain(&d.error_class),
                         plain_opt(d.error_code.as_deref()),

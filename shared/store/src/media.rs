@@ -1,6 +1,6 @@
 //! Files of messages: what the provider announced, to be fetched later.
 
-use crate::batch::{hex, json, plain_opt};
+use crate::batch::{json, plain_opt};
 use crate::{At, Result, Tx};
 use domain::inbound::InboundMedia;
 use domain::{MessageId, Timestamp};
@@ -63,7 +63,7 @@ pub async fn insert(tx: &mut Tx, media: &[NewMedia<'_>], now: Timestamp) -> Resu
                         plain_opt(m.media.provider_media_id.as_deref()),
                         plain_opt(m.media.mime_type.as_deref()),
                         plain_opt(m.media.filename.as_deref()),
-                        m.media.sha256.as_deref().map(hex),
+                        m.media.sha256.as_deref().map(hex::encode),
                         plain_opt(m.media.caption.as_deref()),
                     )
                 })

@@ -108,7 +108,7 @@ pub(crate) fn reduced(letter: &NewDeadLetter, error: &StoreError) -> NewDeadLett
 /// A queue message that is not what its queue carries.
 pub(crate) fn of_bytes(stage: Stage, queue: &str, raw: &[u8], headers: Value, cause: Cause) -> NewDeadLetter {
     NewDeadLetter {
-        origin_key: format!("raw:{}", hex(&Sha256::digest(raw))),
+        origin_key: format!("raw:{}", hex::encode(Sha256::digest(raw))),
         stage,
         queue: queue.to_owned(),
         headers,
@@ -133,15 +133,6 @@ fn headers(head: &WebhookHead, body_ref: Option<&str>) -> Value {
         map.insert("body_ref".to_owned(), json!(key));
     }
     headers
-}
-
-/// Bytes as lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// A queue message that cannot be decoded.

@@ -1,6 +1,5 @@
 //! One transaction: the raw webhooks, what people wrote, what providers say, what died.
 
-use super::obituary::hex;
 use super::resolve::{self, Incoming, Learnt};
 use super::{Batch, HookBody, Known, Piece, Work};
 use domain::inbound::InboundMessage;
@@ -69,7 +68,7 @@ pub(super) fn message_key(work: &Work, message: &InboundMessage) -> String {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
         hash.update(part);
     }
-    format!("x:{}", hex(&hash.finalize()))
+    format!("x:{}", hex::encode(hash.finalize()))
 }
 
 /// Writes a part of a batch and commits it.

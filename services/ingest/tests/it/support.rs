@@ -63,7 +63,7 @@ pub(crate) struct World {
 /// An ingest that runs.
 pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
-    pub(crate) task: JoinHandle<Result<(), ingest::LoopEnded>>,
+    pub(crate) task: JoinHandle<Result<(), runtime::loops::LoopEnded>>,
 }
 
 impl Running {

@@ -86,7 +86,7 @@ pub(crate) struct World {
 pub(crate) struct Running {
     stop: CancellationToken,
     health: Health,
-    task: JoinHandle<Result<(), sender::LoopEnded>>,
+    task: JoinHandle<Result<(), runtime::loops::LoopEnded>>,
 }
 
 impl Running {

@@ -151,6 +151,7 @@ async fn gather(
                 message_id: Uuid::now_v7(),
                 attempt: 1,
                 count: u32::try_from(batch.len()).unwrap_or(u32::MAX),
+                // Of many requests: each frame has its own.
                 traceparent: None,
             };
             let body = encode(&batch);

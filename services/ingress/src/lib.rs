@@ -173,7 +173,7 @@ impl Ingress {
             source: door.source.name.clone(),
             received_at,
             request_id: Uuid::now_v7(),
-            traceparent: None,
+            traceparent: runtime::traceparent::of(&head.headers).map(str::to_owned),
             headers: headers.collect(),
             replay: false,
         };

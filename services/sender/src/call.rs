@@ -167,11 +167,12 @@ pub(crate) fn tell(shared: &Shared, account: &str, report: &AttemptReport, took:
     let (message, attempt, outcome) = (report.message, report.attempt, report.outcome);
     let code = report.code.as_deref().unwrap_or_default();
     let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let trace = report.traceparent.as_deref().and_then(runtime::traceparent::trace_id);
     shared.deps.metrics.send_attempt(account, outcome.as_str(), code);
     if outcome == AttemptOutcome::Accepted {
-        debug!(message.id = %message, attempt, account, took_ms, "Message {message} was accepted in {took_ms} ms");
+        debug!(message.id = %message, trace.id = trace, attempt, account, took_ms, "Message {message} was accepted in {took_ms} ms");
     } else {
-        info!(message.id = %message, attempt, account, took_ms, outcome = %outcome, code, http_status = report.http_status, "Attempt {attempt} of message {message} ended {outcome} ({code}) after {took_ms} ms");
+        info!(message.id = %message, trace.id = trace, attempt, account, took_ms, outcome = %outcome, code, http_status = report.http_status, "Attempt {attempt} of message {message} ended {outcome} ({code}) after {took_ms} ms");
     }
 }
 

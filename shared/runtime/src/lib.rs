@@ -14,5 +14,6 @@ pub mod reconnect;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
+pub mod traceparent;
 
 pub use config::{Config, ConfigError, Env, Mode};

@@ -61,7 +61,7 @@ pub(super) async fn send_again(
 ) -> Result<Response, Problem> {
     caller.needs(Role::Agent)?;
     let warnings = JsonBody::parse(&read_body(body).await?)?.finish()?;
-    decided(&shared, &caller, named(path)?, Decision::SendAgain, traceparent(&headers), &warnings).await
+    decided(&shared, &caller, named(path)?, Decision::SendAgain, runtime::traceparent::of(&headers), &warnings).await
 }
 
 /// `POST …/messages/{message}/retry`
@@ -74,7 +74,7 @@ pub(super) async fn retry(
 ) -> Result<Response, Problem> {
     caller.needs(Role::Agent)?;
     let warnings = JsonBody::parse(&read_body(body).await?)?.finish()?;
-    decided(&shared, &caller, named(path)?, Decision::Retry, traceparent(&headers), &warnings).await
+    decided(&shared, &caller, named(path)?, Decision::Retry, runtime::traceparent::of(&headers), &warnings).await
 }
 
 /// `DELETE …/messages/{message}`
@@ -84,11 +84,6 @@ pub(super) async fn cancel(
     path: Named,
 ) -> Result<Response, Problem> {
     decided(&shared, &caller, named(path)?, Decision::Cancel, None, &[]).await
-}
-
-fn traceparent(headers: &HeaderMap) -> Option<&str> {
-    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-    traceparent.filter(|value| value.len() <= 128)
 }
 
 /// 202 for what goes again, 200 for what is over.

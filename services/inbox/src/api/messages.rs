@@ -99,8 +99,7 @@ fn read_send(mut body: JsonBody, headers: &HeaderMap) -> Result<(SendRequest, Ve
     };
     let warnings = body.finish()?;
     let content = content.ok_or_else(|| Problem::field("text", "must not be empty"))?;
-    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-    let traceparent = traceparent.filter(|value| value.len() <= 128).map(str::to_owned);
+    let traceparent = runtime::traceparent::of(headers).map(str::to_owned);
     Ok((SendRequest { wanted: Wanted { content, key, reply_to, send_at, traceparent }, channel }, warnings))
 }
 

@@ -72,6 +72,11 @@ pub(crate) enum Piece {
     Receipt(Box<Receipt>),
 }
 
+/// The id of the trace a webhook belongs to, for log lines.
+fn trace_id(head: &WebhookHead) -> Option<&str> {
+    head.traceparent.as_deref().and_then(runtime::traceparent::trace_id)
+}
+
 /// What is written together.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {

@@ -2,7 +2,7 @@
 //! panics, becomes one dead letter; its neighbours do not notice.
 
 use super::obituary::{Cause, of_item, of_webhook};
-use super::{Hook, HookBody, Piece, Work};
+use super::{Hook, HookBody, Piece, Work, trace_id};
 use bytes::Bytes;
 use domain::wire::WebhookHead;
 use domain::{Account, AccountId, AccountKey, Inbound, Item, Source, SourceName};
@@ -75,7 +75,8 @@ impl Reader {
             Ok(Ok(items)) => items,
             Ok(Err(malformed)) => return whole(head, body, unreadable(&malformed)),
             Err(_) => {
-                warn!(request.id = %head.request_id, "The parser of `{}` panicked; the webhook is set aside", kind.kind());
+                let trace = trace_id(&head);
+                warn!(request.id = %head.request_id, trace.id = trace, "The parser of `{}` panicked; the webhook is set aside", kind.kind());
                 return whole(head, body, Cause::new("PANIC", "the parser failed on it"));
             }
         };

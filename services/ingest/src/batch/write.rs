@@ -3,7 +3,7 @@
 
 use super::obituary::{Cause, of_webhook, of_work};
 use super::transact::{self, Part, Written, settled_accounts, transact};
-use super::{Batch, Hook, Known, Work, bury};
+use super::{Batch, Hook, Known, Work, bury, trace_id};
 use crate::Context;
 use crate::hold::{Away, NotWritten, patiently};
 use domain::WebhookEventId;
@@ -114,8 +114,8 @@ impl Writer {
                 (Err(Failed::Away), _) => return Err(Away::Database),
                 (Err(Failed::ByItself(fault)), [one]) => {
                     if let Some(hook) = batch.hooks.get(one.hook) {
-                        let (id, item) = (hook.head.request_id, one.item);
-                        warn!(error = %fault, request.id = %id, item, "An item is set aside");
+                        let (id, trace, item) = (hook.head.request_id, trace_id(&hook.head), one.item);
+                        warn!(error = %fault, request.id = %id, trace.id = trace, item, "An item is set aside");
                         dead.push((one.hook, of_work(hook, one, fault.cause())));
                     }
                 }
@@ -181,7 +181,8 @@ impl Writer {
                 if row.is_some() {
                     bury::items(&self.context, &self.stop, &letters).await?;
                 } else if let Some(hook) = alone.hooks.first() {
-                    warn!(error = %fault, request.id = %hook.head.request_id, "A webhook is set aside");
+                    let (id, trace) = (hook.head.request_id, trace_id(&hook.head));
+                    warn!(error = %fault, request.id = %id, trace.id = trace, "A webhook is set aside");
                     let whole = of_webhook(&hook.head, &hook.body, fault.cause());
                     self.count_dead(std::slice::from_ref(&whole));
                     bury::webhook(&self.context, &self.stop, hook, whole).await?;

@@ -100,3 +100,14 @@ async fn a_body_over_a_megabyte_travels_by_reference() {
     assert!(key.starts_with("raw/"));
     assert_eq!(harness.blobs.get(key).await.unwrap(), body);
 }
+
+#[tokio::test]
+async fn a_requests_trace_travels_with_its_webhook_and_one_that_is_not_valid_does_not() {
+    let harness = start(Tuning::default()).await;
+    let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (traceparent, kept) in [(valid, Some(valid)), ("00-rubbish-01", None)] {
+        assert_eq!(harness.traced(traceparent, BODY).await.status, 200);
+        let (webhooks, _) = harness.kept(1).await;
+        assert_eq!(webhooks[0].head.traceparent.as_deref(), kept);
+    }
+}

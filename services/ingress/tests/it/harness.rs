@@ -118,6 +118,12 @@ impl Harness {
         self.raw(&request).await
     }
 
+    /// A signed webhook of the trace `traceparent`.
+    pub(crate) async fn traced(&self, traceparent: &str, body: &[u8]) -> Answer {
+        let signature = format!("{}\r\ntraceparent: {traceparent}", providers::meta::sign(SECRET, body));
+        self.post("/webhooks/meta", Some(&signature), body).await
+    }
+
     pub(crate) async fn signed(&self, body: &[u8]) -> Answer {
         let signature = providers::meta::sign(SECRET, body);
         self.post("/webhooks/meta", Some(&signature), body).await

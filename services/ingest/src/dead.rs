@@ -1,5 +1,6 @@
-//! What could not be processed, wherever it died: kept as rows that people can see, replay and discard. A queue message
-//! that died with many webhooks in it is taken apart, so that only the guilty one stays dead.
+//! What could not be processed, wherever it died: kept as rows with bytes and reason, for people to see, replay and discard
+//! (the commands for that are still to come). A queue message that died with many webhooks in it is taken apart, so that only
+//! the guilty one stays dead.
 
 use crate::Context;
 use crate::batch::{BytesOfDead, Cause, HookBody, bury_all, of_bytes, of_webhook, undecodable};

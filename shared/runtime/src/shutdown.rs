@@ -2,6 +2,7 @@
 //! A role that ends by itself takes the process with it, non-zero, so that whoever supervises it starts it again.
 
 use anyhow::Error;
+use std::fs::File;
 use std::future::Future;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -24,14 +25,14 @@ pub fn stop_on_signals() -> io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
-    // Asked now: a terminal that has gone is none any more.
-    let at_a_terminal = io::stdin().is_terminal() || io::stderr().is_terminal();
+    let terminal = Terminal::of_this_process();
     let gone = CancellationToken::new();
-    let terminal = gone.clone();
+    let gone_too = gone.clone();
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
-            if at_a_terminal {
-                terminal.cancel();
+            if terminal.is_there() {
+                terminal.gone();
+                gone_too.cancel();
                 return;
             }
             tracing::warn!(
@@ -60,6 +61,41 @@ async fn next_signal(terminate: &mut Signal, interrupt: &mut Signal) -> &'static
     tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Which of the standard streams were a terminal at the start: one that has gone is none any more.
+struct Terminal {
+    input: bool,
+    output: bool,
+    errors: bool,
+}
+
+impl Terminal {
+    fn of_this_process() -> Self {
+        Self {
+            input: io::stdin().is_terminal(),
+            output: io::stdout().is_terminal(),
+            errors: io::stderr().is_terminal(),
+        }
+    }
+
+    /// Whether there is one to lose. A process may speak to a file and still belong to one.
+    fn is_there(&self) -> bool {
+        self.input || self.errors
+    }
+
+    /// What would have gone to the terminal goes nowhere from now on: a line that cannot be written ends the process in the
+    /// middle of its drain.
+    fn gone(&self) {
+        let Ok(nowhere) = File::options().write(true).open("/dev/null") else { return };
+        if self.output {
+            // Failing leaves it as it was: there is nobody to be told.
+            let _ = rustix::stdio::dup2_stdout(&nowhere);
+        }
+        if self.errors {
+            let _ = rustix::stdio::dup2_stderr(&nowhere);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::ROOST;
 use roost_tests::{Process, Stack, System, SystemOptions, wait};
+use rstest::rstest;
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,4 +68,39 @@ async fn a_second_process_on_the_same_files_is_told_so() {
     let status = second.ended(Duration::from_secs(20)).await.unwrap();
     assert_eq!(status.code(), Some(64), "{}", second.printed());
     assert!(second.printed().contains("already"), "{}", second.printed());
+}
+
+/// Waits until the file holds these words.
+async fn says(log: &Path, words: &str) {
+    let printed = || std::fs::read_to_string(log).unwrap_or_default();
+    let said = wait::until(words, DRAIN_LIMIT, async || Ok(printed().contains(words).then_some(())));
+    said.await.unwrap_or_else(|error| panic!("{error}: {}", printed()));
+}
+
+/// Whoever closes the window of a demo wants it to end, and its port and files to be free.
+#[rstest]
+#[case::that_is_written_to("")]
+#[case::beside_a_log_file(" > roost.log 2>&1")]
+#[tokio::test]
+async fn a_terminal_that_goes_takes_the_process_with_it_which_drains_as_on_sigterm(#[case] output: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("roost-data");
+    // `script` gives it a terminal, and takes it away by its own end.
+    let command = format!("exec '{ROOST}' up{output}");
+    let args = ["--quiet", "--return", "--command", &command, "/dev/null"];
+    let env = [("ROOST_HTTP_LISTEN", "127.0.0.1:0"), ("ROOST_HTTP_ADMIN_LISTEN", "127.0.0.1:0"), ("SHELL", "/bin/sh")];
+    let mut terminal = Process::start("terminal", Path::new("script"), &args, &env, folder.path()).unwrap();
+    let log = folder.path().join(if output.is_empty() { "terminal.log" } else { "roost.log" });
+    says(&log, "Ctrl+C stops.").await;
+    assert!(data.join("roost.db-wal").exists(), "the database is open");
+    terminal.kill().unwrap();
+    if !output.is_empty() {
+        says(&log, "SIGHUP: stopping").await;
+        says(&log, "Stopped").await;
+    }
+    let lock = std::fs::File::options().write(true).open(data.join("roost.lock")).unwrap();
+    let free = wait::until("its files to be free", DRAIN_LIMIT, async || Ok(lock.try_lock().ok()));
+    free.await.unwrap();
+    // Only whoever closes the database takes its log in and removes it.
+    assert!(!data.join("roost.db-wal").exists(), "it was cut off");
 }

@@ -8,6 +8,7 @@ mod cpu;
 mod figures;
 mod load;
 mod machine;
+mod parse;
 mod plain;
 mod preload;
 mod process;
@@ -81,9 +82,11 @@ impl Figure {
     }
 }
 
-/// What this program starts of itself.
+/// What this program starts of itself, and what needs no servers.
 #[derive(Debug, Subcommand)]
 enum Part {
+    /// What understanding one webhook costs; starts nothing
+    Parse,
     #[command(hide = true)]
     Bare {
         #[arg(long)]
@@ -180,6 +183,10 @@ async fn interrupted() -> Result<()> {
 async fn be(part: Part) -> Result<()> {
     runtime::tls::install_provider();
     match part {
+        Part::Parse => {
+            print(&parse::run()?);
+            Ok(())
+        }
         Part::Bare { listen } => plain::ingress::run(listen, None, "", "").await,
         Part::PlainIngress { listen, amqp, queue } => {
             plain::ingress::run(listen, Some(&amqp), &queue, bed::APP_SECRET).await

@@ -31,7 +31,13 @@ pub(crate) fn embedded(data_dir: &Path) -> QueueUrl {
 
 /// Publishes webhooks as ingress does: many in one message.
 pub(crate) async fn for_roost(url: QueueUrl, webhooks: &[Webhook]) -> Result<()> {
-    let options = QueueOptions { url, prefix: String::new(), role: "bench".into(), instance: "bench".into(), timing: queue::Timing::default() };
+    let options = QueueOptions {
+        url,
+        prefix: String::new(),
+        role: "bench".into(),
+        instance: "bench".into(),
+        timing: queue::Timing::default(),
+    };
     let queue = Queue::open(options).await?;
     let publisher = queue.publisher();
     let batches: Vec<_> = webhooks.chunks(BATCH).collect();

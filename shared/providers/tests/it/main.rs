@@ -1,6 +1,6 @@
 //! The crate from outside: provider's words in, ours out.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod answers;
 mod batches;
@@ -10,6 +10,5 @@ mod poison;
 mod registries;
 mod requests;
 mod signatures;
-mod speed;
 mod statuses;
 mod support;

@@ -164,10 +164,30 @@ async fn read_gauges(queue: Queue, store: Option<Store>, metrics: Metrics) {
         }
         if let Some(store) = &store {
             let (open, idle) = store.pool_size();
-            let (open, idle) = (u64::from(open), u64::try_from(idle).unwrap_or(u64::MAX));
-            // Read one after the other: a connection may have come back in between.
-            metrics.db_pool("used", open.saturating_sub(idle));
-            metrics.db_pool("idle", idle);
+            gauge_pool(&metrics, u64::from(open), u64::try_from(idle).unwrap_or(u64::MAX));
         }
+    }
+}
+
+fn gauge_pool(metrics: &Metrics, open: u64, idle: u64) {
+    // Read one after the other: a connection may have come back in between.
+    metrics.db_pool("used", open.saturating_sub(idle));
+    metrics.db_pool("idle", idle);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pools_gauge_counts_each_connection_once_in_use_or_idle() {
+        let metrics = Metrics::new();
+        gauge_pool(&metrics, 8, 3);
+        let text = metrics.render();
+        let of_pool = text.lines().filter(|line| line.starts_with("roost_db_pool_connections{"));
+        let mut values: Vec<&str> = of_pool.filter_map(|line| line.rsplit(' ').next()).collect();
+        values.sort_unstable();
+        assert_eq!(values, ["3", "5"], "{text}");
+        assert!(text.contains("state=\"used\"") && text.contains("state=\"idle\""), "{text}");
     }
 }

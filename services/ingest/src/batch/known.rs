@@ -1,7 +1,7 @@
 //! What this process remembers of contacts and conversations, so that in the steady state neither is asked for. Only what
 //! was committed is remembered, and whatever turns out to be gone is asked for again.
 
-use domain::{ConversationId, LeadId, Timestamp};
+use domain::{ContactId, ConversationId, LeadId, Timestamp};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::marker::PhantomData;
@@ -20,6 +20,8 @@ pub(crate) struct Person {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Thread {
     pub(crate) conversation: ConversationId,
+    /// With whom, as the conversation says.
+    pub(crate) contact: ContactId,
     pub(crate) lead: LeadId,
     pub(crate) lead_opened: Timestamp,
 }

@@ -132,12 +132,12 @@ pub(super) async fn places(
     let mut found: HashMap<&ConversationKey, Place> = HashMap::with_capacity(keys.len());
     {
         let mut known = lock(known);
-        for (key, person) in keys.iter().zip(&people) {
+        for key in &keys {
             // A lead that has grown too old is not continued; one that was closed since is noticed by the insert.
             let fresh = |thread: &Thread| thread.lead_opened + CONTINUES_FOR > now;
             if let Some(thread) = known.threads.get(key).filter(fresh) {
-                let (conversation, lead) = (thread.conversation, Some(thread.lead));
-                found.insert(key, Place { conversation, lead, contact: person.contact });
+                let Thread { conversation, contact, lead, .. } = thread;
+                found.insert(key, Place { conversation, lead: Some(lead), contact });
             }
         }
     }
@@ -255,12 +255,13 @@ async fn open(
     }
     let wanted: Vec<conversation::Wanted> = wanted.into_values().collect();
     let opened = conversation::upsert(tx, &wanted, now).await?;
-    let contact_of: HashMap<&ConversationKey, ContactId> = wanted.iter().map(|one| (&one.key, one.contact)).collect();
-    let place = |(key, conversation): (ConversationKey, domain::ConversationId)| {
-        let contact = contact_of.get(&key).copied()?;
-        let lead = leads.get(&contact);
+    // The lead is the address's; the contact the conversation's own, should somebody have moved it.
+    let address_of: HashMap<&ConversationKey, ContactId> = wanted.iter().map(|one| (&one.key, one.contact)).collect();
+    let place = |(key, opened): (ConversationKey, conversation::Opened)| {
+        let conversation::Opened { conversation, contact } = opened;
+        let lead = leads.get(address_of.get(&key)?);
         if let Some(lead) = lead {
-            let thread = Thread { conversation, lead: lead.id, lead_opened: lead.created_at };
+            let thread = Thread { conversation, contact, lead: lead.id, lead_opened: lead.created_at };
             learnt.threads.push((key.clone(), thread));
         }
         Some((key, Place { conversation, lead: lead.map(|lead| lead.id), contact }))

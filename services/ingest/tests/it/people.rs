@@ -93,6 +93,28 @@ async fn a_lead_is_continued_until_it_is_closed_or_thirty_days_old_also_by_a_pro
 #[case::sqlite_embedded(Stack::SqliteEmbedded)]
 #[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_that_somebody_gave_to_another_contact_goes_on_there(#[case] stack: Stack) {
+    let world = World::fresh(stack).await;
+    world.post(&[&one_text(RITA, "a", "one", 0)]).await;
+    let ingest = world.start("a");
+    world.until(MESSAGES, &["1"]).await;
+    world.run("INSERT INTO contacts (id, full_name, created_at, updated_at) SELECT 4711, 'Merged', created_at, updated_at FROM contacts").await;
+    world.run("UPDATE conversations SET contact_id = 4711").await;
+
+    world.post(&[&one_text(RITA, "b", "two", 1)]).await;
+    world.until(MESSAGES, &["2"]).await;
+    world.post(&[&one_text(RITA, "c", "three", 2)]).await;
+    world.until(MESSAGES, &["3"]).await;
+    let whose = "SELECT body || ' ' || CASE contact_id WHEN 4711 THEN 'moved' ELSE 'own' END FROM messages ORDER BY occurred_at";
+    assert_eq!(world.texts(whose).await, ["one own", "two moved", "three moved"]);
+    assert_eq!(world.texts(DEAD_LETTERS).await, ["0"]);
+    ingest.stopped().await;
+}
+
+#[rstest]
+#[case::sqlite_embedded(Stack::SqliteEmbedded)]
+#[case::postgres_rabbitmq(Stack::PostgresRabbitMq)]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_process_remembers_and_somebody_deleted_is_asked_for_again(#[case] stack: Stack) {
     let world = World::fresh(stack).await;
     let ingest = world.start("a");

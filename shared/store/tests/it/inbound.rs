@@ -250,7 +250,7 @@ async fn a_conversation_is_found_by_account_address_and_thread(
     ];
     let found = conversation::upsert(&mut tx, &wanted, NOON).await.unwrap();
     assert_eq!(found.len(), 3);
-    assert_eq!(found[&key(to.account, "")], to.conversation);
+    assert_eq!(found[&key(to.account, "")].conversation, to.conversation);
     assert_eq!(conversation::upsert(&mut tx, &wanted, NOON).await.unwrap(), found);
     let state = "SELECT status || lead_id FROM conversations WHERE id = 1";
     assert_eq!(

@@ -25,7 +25,11 @@ pub fn init(log: &Log) -> Result<(), LogError> {
         LogFormat::Pretty => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter(&log.level)).with_writer(std::io::stderr);
+    // Without a word about a line that cannot be written: it would go to the same place, and there it ends the process.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(&log.level))
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     let started = if json {
         builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     } else {

@@ -51,6 +51,22 @@ async fn a_sighup_stops_nothing_and_says_that_a_restart_applies_a_change() {
     assert_eq!(status.code(), Some(0), "{}", system.last_lines());
 }
 
+/// Whoever collects the log may be restarted before what it collects from.
+#[tokio::test]
+async fn a_process_whose_log_nobody_reads_any_more_goes_on_and_ends_cleanly() {
+    let folder = tempfile::tempdir().unwrap();
+    let command = format!("mkfifo log; (head -c 1 log > first; touch gone) & exec '{ROOST}' up > out.log 2> log");
+    let env = [("ROOST_HTTP_LISTEN", "127.0.0.1:0"), ("ROOST_HTTP_ADMIN_LISTEN", "127.0.0.1:0")];
+    let mut up = Process::start("up", Path::new("/bin/sh"), &["-c", &command], &env, folder.path()).unwrap();
+    says(&folder.path().join("out.log"), "Ctrl+C stops.").await;
+    up.signal("HUP").unwrap();
+    let gone = async || Ok(folder.path().join("gone").exists().then_some(()));
+    wait::until("the reader to go", DRAIN_LIMIT, gone).await.unwrap();
+    up.signal("HUP").unwrap();
+    let status = up.terminate(DRAIN_LIMIT).await.unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
 #[tokio::test]
 async fn a_second_process_on_the_same_files_is_told_so() {
     let system = System::start(ROOST, SystemOptions::new(Stack::SqliteEmbedded)).await.unwrap();

@@ -137,6 +137,11 @@ const ACCOUNT_DISABLE: Both = Both {
         updated_at = $1 WHERE status <> 'DISABLED' AND id NOT IN (SELECT value FROM json_each($2))",
 };
 
+/// Nobody reads the queue of an account that left: what is in it goes back to the lane, from where it may still be taken back,
+/// or go when the account returns. At every start, as a dispatch that was under way may have come in between.
+const SEND_LEAVE_DISABLED: &str = "UPDATE sends SET state = 'WAITING', dispatched_at = NULL
+  WHERE state = 'DISPATCHED' AND channel_account_id IN (SELECT id FROM channel_accounts WHERE status = 'DISABLED')";
+
 /// Writes the configured accounts into the database and returns their ids. An account is known by its channel and the
 /// provider's id: a rename keeps the row. One that left the configuration becomes DISABLED, its sends wait; when it comes
 /// back it is ACTIVE again. Every role may call it at its start, as often as it likes.
@@ -184,7 +189,7 @@ pub async fn mirror(tx: &mut Tx, accounts: &[Account], now: Timestamp) -> Result
             .bind(scope).bind(At(Timestamp::EPOCH)).bind(rate).bind(was).execute(conn).await?; });
     }
     let ids: Vec<i64> = directory.iter().map(|(id, _)| id.get()).collect();
-    match tx {
+    match &mut *tx {
         Tx::Postgres(tx) => {
             sqlx::query(ACCOUNT_DISABLE.postgres).bind(At(now)).bind(ids).execute(tx.conn()).await?;
         }
@@ -193,6 +198,7 @@ pub async fn mirror(tx: &mut Tx, accounts: &[Account], now: Timestamp) -> Result
             sqlx::query(ACCOUNT_DISABLE.sqlite).bind(At(now)).bind(ids).execute(&mut **tx).await?;
         }
     }
+    on_backend!(tx, conn => { sqlx::query(SEND_LEAVE_DISABLED).execute(conn).await?; });
     Ok(directory)
 }
 

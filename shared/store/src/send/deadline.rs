@@ -23,10 +23,11 @@ rows! {
     }
 }
 
-/// What has got through in an earlier attempt is not given up: the keeper settles it ([`crate::result::settle`]).
+/// What has got through in an earlier attempt is not given up: the keeper settles it ([`crate::result::settle`]). The states
+/// are written so that the indexes of what waits and of what is DISPATCHED both serve.
 const SEND_OVERDUE: &str = concat!(
     "SELECT message_id, conversation_id, channel_account_id FROM sends
-    WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1 AND ",
+    WHERE (state IN ('SCHEDULED', 'WAITING') OR state = 'DISPATCHED') AND deadline_at <= $1 AND ",
     nothing_heard!("sends"),
     " ORDER BY message_id LIMIT $2"
 );
@@ -37,7 +38,7 @@ const CONVERSATION_LOCK: &str = "SELECT id FROM conversations WHERE id = ANY($1)
 
 const SEND_EXPIRE: Both = with_ids!(
     concat!(
-        "DELETE FROM sends WHERE state IN ('SCHEDULED', 'WAITING') AND deadline_at <= $1 AND ",
+        "DELETE FROM sends WHERE state IN ('SCHEDULED', 'WAITING', 'DISPATCHED') AND deadline_at <= $1 AND ",
         nothing_heard!("sends"),
         " AND message_id IN "
     ),
@@ -58,8 +59,9 @@ const CONVERSATION_FAILED: Both = with_ids!(
     ""
 );
 
-/// Fails up to `limit` sends that wait (SCHEDULED, WAITING) although their deadline has passed by `database_now`. What is
-/// DISPATCHED or IN_FLIGHT ends in its own way first. `now` is people's time.
+/// Fails up to `limit` sends that wait (SCHEDULED, WAITING, DISPATCHED) although their deadline has passed by `database_now`. A
+/// reference in a queue that nobody reads would wait for ever; one that is read later finds nothing to claim. What is IN_FLIGHT
+/// ends in its own way first. `now` is people's time.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn expire(tx: &mut Tx, database_now: Timestamp, now: Timestamp, limit: i64) -> Result<Vec<Expired>> {

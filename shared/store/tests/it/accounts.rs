@@ -45,15 +45,18 @@ async fn a_rename_keeps_the_row_and_its_unfinished_sends_follow_to_the_new_queue
 async fn an_account_that_leaves_the_configuration_is_disabled_its_sends_wait_and_it_may_come_back(
     #[values(Database::Sqlite, Database::Postgres)] database: Database,
 ) {
-    let world = World::with(database, 1).await;
+    let world = World::with(database, 2).await;
+    let queued = world.accept(1, "in the queue").await;
+    assert_eq!(world.dispatch().await, [queued]);
     let message = world.accept(0, "hello").await;
     let directory = mirror(&world, &[configured("support", "1002")]).await;
     assert_eq!(directory.iter().count(), 1);
+    assert_eq!(world.state_of(queued).await, Some(SendState::Waiting), "nobody reads that queue any more");
     assert_eq!(statuses(&world).await, pairs(&[("sales", "DISABLED"), ("support", "ACTIVE")]));
     assert!(world.dispatch().await.is_empty());
     mirror(&world, &[configured("sales", "1001"), configured("support", "1002")]).await;
     assert_eq!(statuses(&world).await, pairs(&[("sales", "ACTIVE"), ("support", "ACTIVE")]));
-    assert_eq!(world.dispatch().await, [message]);
+    assert_eq!(world.dispatch().await, [queued, message]);
 }
 
 #[rstest]

@@ -4,6 +4,7 @@ use crate::sending::{World, execute, finished, number, report_of, seconds};
 use domain::wire::SendEvent;
 use domain::{AttemptOutcome, MessageId, SendState, Status};
 use rstest::rstest;
+use std::collections::BTreeSet;
 use store::{Tx, send};
 use testkit::Database;
 use testkit::rows::NOON;
@@ -221,9 +222,18 @@ async fn a_scheduled_send_enters_the_lane_at_its_end_when_its_time_has_come(
 async fn a_send_past_its_deadline_fails_where_it_waits_and_only_there(
     #[values(Database::Sqlite, Database::Postgres)] database: Database,
 ) {
-    let world = World::with(database, 3).await;
+    let world = World::with(database, 4).await;
     let in_flight = world.accept(0, "in flight").await;
     let claimed = world.take("t").await;
+    let dispatched = world.accept(3, "in a queue that nobody reads").await;
+    assert_eq!(world.dispatch().await, [dispatched]);
+    let behind = world
+        .accept_as(3, "waits for it", |mut new| {
+            new.deadline = seconds(48 * 3600);
+            new
+        })
+        .await
+        .id;
     let waiting = world.accept(1, "waiting").await;
     let scheduled = world
         .accept_as(2, "scheduled", |mut new| {
@@ -236,14 +246,17 @@ async fn a_send_past_its_deadline_fails_where_it_waits_and_only_there(
     let tomorrow = tx.database_now().await.unwrap() + seconds(25 * 3600);
     let expired = send::expire(&mut tx, tomorrow, NOON, 100).await.unwrap();
     tx.commit().await.unwrap();
-    assert_eq!(expired.iter().map(|row| row.message_id).collect::<Vec<_>>(), [waiting, scheduled]);
-    for message in [waiting, scheduled] {
+    let expired: BTreeSet<MessageId> = expired.iter().map(|row| row.message_id).collect();
+    assert_eq!(expired, BTreeSet::from([dispatched, waiting, scheduled]));
+    for message in [dispatched, waiting, scheduled] {
         let shown = world.message(message).await;
         assert_eq!((shown.status, shown.error.unwrap().0.as_str()), (Status::Failed, "EXPIRED"));
         assert_eq!(world.send_of(message).await, None);
     }
     assert_eq!(world.state_of(in_flight).await, Some(SendState::InFlight));
-    assert_eq!(number(world.store(), "SELECT count(*) FROM conversations WHERE last_failed_at IS NOT NULL").await, 2);
+    assert_eq!(number(world.store(), "SELECT count(*) FROM conversations WHERE last_failed_at IS NOT NULL").await, 3);
+    assert!(world.claim("late", &[dispatched]).await.is_empty(), "its reference finds nothing to claim");
+    assert_eq!(world.dispatch().await, [behind], "the lane goes on");
     let event = SendEvent::Finished(Box::new(report_of(&claimed[0], AttemptOutcome::Accepted)));
     world.report(&[event]).await;
     world.keeps_its_promises().await;

@@ -28,6 +28,8 @@ pub(crate) struct Progress(Mutex<State>);
 struct State {
     /// Oldest arrival of each batch that is under way.
     under_way: BTreeMap<u64, Timestamp>,
+    /// Until when batches that failed count as not heard, and the oldest arrival of each.
+    failed: Vec<(Instant, Timestamp)>,
     taken: u64,
     /// Latest arrival that is committed.
     committed: Option<Timestamp>,
@@ -67,6 +69,15 @@ impl Progress {
     /// It went back to the queue.
     pub(crate) fn given_back(&self, batch: &UnderWay) {
         self.state().under_way.remove(&batch.0);
+    }
+
+    /// It failed, and comes again, perhaps at the end of the queue and one webhook at a time: for so long it counts as not
+    /// heard, whoever writes it. After that the evidence windows have ended by themselves.
+    pub(crate) fn failed(&self, batch: &UnderWay, counts_for: Duration) {
+        let mut state = self.state();
+        if let Some(oldest) = state.under_way.remove(&batch.0) {
+            state.failed.push((Instant::now() + counts_for, oldest));
+        }
     }
 
     /// Webhooks of an account were committed, the newest of which arrived then.
@@ -118,9 +129,12 @@ impl Progress {
         skew: Duration,
         latest: Timestamp,
     ) -> Option<Timestamp> {
-        let state = self.state();
+        let mut state = self.state();
+        let now = Instant::now();
+        state.failed.retain(|(until, _)| *until > now);
         let heard = state.committed.max(empty_at).map(|heard| heard.min(latest) - skew);
-        match (heard, state.under_way.values().min()) {
+        let failed = state.failed.iter().map(|(_, oldest)| oldest);
+        match (heard, state.under_way.values().chain(failed).min()) {
             (Some(heard), Some(oldest)) => Some(heard.min(*oldest)),
             (heard, _) => heard,
         }
@@ -171,5 +185,15 @@ mod tests {
             assert!(beat_every(&tuning) * 2 < holds_for(&tuning), "{patience} {beats}");
             assert!(beat_every(&tuning) * 5 < LIVES_FOR, "{patience} {beats}");
         }
+    }
+
+    #[test]
+    fn what_failed_holds_it_back_for_as_long_as_anybody_waits_for_evidence() {
+        let progress = Progress::default();
+        let settled = || progress.settled_until(Some(at(100)), SKEW, at(1000));
+        progress.failed(&progress.taken(at(5)), Duration::ZERO);
+        assert_eq!(settled(), Some(at(95)), "nobody waits any more");
+        progress.failed(&progress.taken(at(10)), Duration::from_secs(600));
+        assert_eq!((settled(), progress.idle_at()), (Some(at(10)), Some(2)), "it is nobody's here, and not heard");
     }
 }

@@ -276,7 +276,7 @@ impl Loop {
     /// Returns deliveries to the queue as a failure of theirs, which it counts: after so many it sets them aside. They are
     /// taken one by one meanwhile.
     fn fail(&mut self, deliveries: Vec<Delivery<WebhookBatch>>, under_way: &UnderWay) {
-        self.context.progress.given_back(under_way);
+        self.context.progress.failed(under_way, self.context.deps.tuning.witness_timeout);
         if deliveries.len() > 1 {
             self.alone += deliveries.len();
         }

@@ -204,22 +204,25 @@ pub async fn run(deps: Deps, stop: CancellationToken) -> Result<(), LoopEnded> {
         stop.cancelled().await;
         tokio::time::sleep(budget).await;
     };
-    tokio::pin!(over);
-    loop {
-        let ended = tokio::select! {
-            biased;
-            ended = loops.join_next() => ended,
-            () = &mut over => break loops.abort_all(),
-        };
-        match ended {
-            None => break,
-            Some(ended) => in_good_order("sender", ended, &stop)?,
+    // Both parts under one deadline: whichever it finds pending is the last.
+    let in_order = async {
+        while let Some(ended) = loops.join_next().await {
+            in_good_order("sender", ended, &stop)?;
         }
-    }
-    tokio::select! {
+        finish(&shared, &calls).await;
+        Ok(())
+    };
+    let ended = tokio::select! {
         biased;
-        () = finish(&shared, &calls) => {}
-        () = &mut over => warn!("Not every call could be finished and reported in time; their leases end them"),
+        ended = in_order => Some(ended),
+        () = over => None,
+    };
+    if let Some(ended) = ended {
+        ended?;
+    } else {
+        loops.abort_all();
+        shared.desk.clear();
+        warn!("Not every call could be finished and reported in time; their leases end them");
     }
     ending.cancel();
     while last.join_next().await.is_some() {}

@@ -113,6 +113,26 @@ async fn a_sender_whose_database_is_silent_stops_within_its_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_with_a_call_open_whose_database_is_silent_stops_within_its_budget_too() {
+    let (server, mut world) = on_a_server_of_its_own(60.0, 60).await;
+    world.db.options.statement_timeout = Duration::from_secs(60);
+    world.tuning.drain = Duration::from_secs(3);
+    world.tuning.call_timeout = Duration::from_secs(30);
+    let sender = world.sender_of_its_own("sender-1").await;
+    world.provider.set_latency(Duration::from_secs(20));
+    for n in 0..60 {
+        world.accept("sales", n, "hello").await;
+    }
+    world.until("calls are made", async || world.provider.stats().calls.open >= 10).await;
+    server.suspend().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(world.provider.stats().calls.open > 0, "the calls outlive the budget");
+    let took = sender.stop().await;
+    server.resume().unwrap();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reports_that_cannot_be_published_are_kept_and_nothing_new_is_claimed_until_they_are() {
     let mut broker = PrivateRabbitMq::start().await.unwrap();
     let setup = Setup { conversations: 8, broker: Some(broker.url()), ..Setup::on(Stack::PostgresRabbitMq) };

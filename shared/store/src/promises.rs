@@ -81,12 +81,12 @@ pub const PROMISES: &[Promise] = &[
     },
     Promise {
         name: "accepted_is_over",
-        holds: "no send goes out, waits for evidence or for a person, of which the provider took an attempt of this generation",
+        holds: "no send waits for evidence, for a person or for its time, of which the provider took an attempt of this generation",
         // IN_FLIGHT: the acceptance came after the later claim. WAITING: that claim was given back, and the keeper has not
-        // looked yet; it is not dispatched meanwhile.
+        // looked yet. DISPATCHED: by a statement that began before the acceptance was there; no claim takes it.
         broken_by: "SELECT s.message_id AS id, 'send is ' || s.state || ', although attempt ' || a.attempt || ' was accepted' AS detail
               FROM sends s JOIN send_attempts a ON a.message_id = s.message_id AND a.generation = s.generation
-             WHERE a.outcome = 'ACCEPTED' AND a.provider_message_id IS NOT NULL AND s.state NOT IN ('IN_FLIGHT', 'WAITING') LIMIT $1",
+             WHERE a.outcome = 'ACCEPTED' AND a.provider_message_id IS NOT NULL AND s.state NOT IN ('IN_FLIGHT', 'WAITING', 'DISPATCHED') LIMIT $1",
     },
     Promise {
         name: "waiting_receipts_have_a_send",
@@ -95,7 +95,7 @@ pub const PROMISES: &[Promise] = &[
               FROM message_status_events e JOIN messages m ON m.id = e.waits_for_message_id
               LEFT JOIN sends s ON s.message_id = m.id
              WHERE e.message_id IS NULL AND e.waits_for_message_id IS NOT NULL
-               AND (s.message_id IS NULL OR s.state NOT IN ('IN_FLIGHT', 'WAITING')) LIMIT $1",
+               AND (s.message_id IS NULL OR s.state NOT IN ('IN_FLIGHT', 'WAITING', 'DISPATCHED')) LIMIT $1",
     },
     Promise {
         name: "failure_is_explained",

@@ -23,13 +23,13 @@ mod record;
 use crate::feed::{self, Change};
 use crate::message::{self, Advance};
 use crate::send::{Evidence, settle_by_evidence};
-use crate::{Result, Tx, attempt};
+use crate::{Result, Tx, attempt, result};
 use domain::{AccountId, ConversationId, MessageId, Status, Timestamp, WebhookEventId};
 use judge::{Found, Judged};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 pub use parked::{look_for, parked_count, second_look, second_look_at_all};
-pub(crate) use parked::{proof_waiting_for, waiting_for};
+pub(crate) use parked::{proof_waiting_for, wait_for_call, waiting_for};
 
 /// Class of a failure that the provider reported after it had taken the message.
 pub const FAILED_CLASS: &str = "REJECTED";
@@ -129,7 +129,9 @@ pub async fn apply(tx: &mut Tx, receipts: &[NewReceipt], now: Timestamp) -> Resu
         return Ok(heard);
     }
     let taken = parked::take(tx, &waiting).await?;
-    Ok(heard.and(hear(tx, &taken, now).await?))
+    let mut heard = heard.and(hear(tx, &taken.receipts, now).await?);
+    heard.look_again.extend(result::tell_again(tx, taken.acceptances, now).await?);
+    Ok(heard)
 }
 
 async fn hear(tx: &mut Tx, receipts: &[NewReceipt], now: Timestamp) -> Result<Receipts> {

@@ -4,7 +4,8 @@
 //!
 //! What the provider itself has said meanwhile waits until the call is over ([`crate::receipt`]), and is taken up in the very
 //! transaction that ends it, acceptances included: another attempt's receipts may wait there too. So a send that is to go
-//! again is never committed while the provider's word lies here that it arrived.
+//! again is never committed while the provider's word lies here that it arrived. An acceptance of an older generation that
+//! comes while the newer one is being called waits in the same place, and is told again when that call is over.
 
 mod decide;
 mod plan;
@@ -20,7 +21,7 @@ use crate::send::{self, SendRow};
 use crate::set::{Both, numbers};
 use crate::{Result, Tx, receipt};
 use decide::{Change, Standing, decide};
-use domain::wire::SendEvent;
+use domain::wire::{AttemptReport, SendEvent};
 use domain::{AccountId, AttemptOutcome, ConversationId, MessageId, Status, Timestamp};
 use plan::Plan;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -85,19 +86,46 @@ pub async fn apply(tx: &mut Tx, events: &[SendEvent], times: Times, pace: Pace) 
     let mut accounts = BTreeSet::new();
     let reported: Vec<MessageId> = events.iter().map(message_of).collect::<BTreeSet<_>>().into_iter().collect();
     lock_conversations(tx, conversations_of(events), &reported).await?;
-    // A message's reports are judged one after the other, each by what the one before has left.
+    apply_waves(tx, events, times, pace, &mut applied, &mut accounts).await?;
+    let heard = receipt::look_for(tx, &reported, times.now).await?;
+    applied.learnt.extend(heard.look_again);
+    applied.accounts = accounts.into_iter().collect();
+    Ok(applied)
+}
+
+/// A message's reports are judged one after the other, each by what the one before has left.
+async fn apply_waves(
+    tx: &mut Tx,
+    events: &[SendEvent],
+    times: Times,
+    pace: Pace,
+    applied: &mut Applied,
+    accounts: &mut BTreeSet<AccountId>,
+) -> Result<()> {
     let mut rest: Vec<&SendEvent> = events.iter().collect();
     while !rest.is_empty() {
         let mut seen = HashSet::new();
         let (wave, later): (Vec<&SendEvent>, Vec<&SendEvent>) =
             rest.into_iter().partition(|event| seen.insert(message_of(event)));
-        apply_wave(tx, &wave, times, pace, &mut applied, &mut accounts).await?;
+        apply_wave(tx, &wave, times, pace, applied, accounts).await?;
         rest = later;
     }
-    let heard = receipt::look_for(tx, &reported, times.now).await?;
-    applied.learnt.extend(heard.look_again);
-    applied.accounts = accounts.into_iter().collect();
-    Ok(applied)
+    Ok(())
+}
+
+/// Acceptances that had to wait for the end of a call, told again. They change no conversation and make nothing go again, so
+/// neither the database's clock nor a pace is asked. The caller holds the messages. Returns the provider ids that were learnt.
+pub(crate) async fn tell_again(
+    tx: &mut Tx,
+    accepted: Vec<AttemptReport>,
+    now: Timestamp,
+) -> Result<Vec<(AccountId, String)>> {
+    let events: Vec<SendEvent> = accepted.into_iter().map(|report| SendEvent::Finished(Box::new(report))).collect();
+    let times = Times { now, database_now: now };
+    let pace = Pace { scale: 1.0, random: || 0.0 };
+    let mut applied = Applied::default();
+    apply_waves(tx, &events, times, pace, &mut applied, &mut BTreeSet::new()).await?;
+    Ok(applied.learnt)
 }
 
 /// The conversations that reports change. Acceptances change none.
@@ -216,7 +244,7 @@ async fn apply_wave(
     let attempts = attempts_of(tx, wave, &messages, &sends).await?;
     let proofs = proofs_of(tx, wave).await?;
 
-    let (mut records, mut plan) = (Vec::new(), Plan::default());
+    let (mut records, mut waits, mut plan) = (Vec::new(), Vec::new(), Plan::default());
     for event in wave {
         // A message that was erased meanwhile leaves nothing to write.
         let Some(message) = messages.get(&message_of(event)) else { continue };
@@ -227,10 +255,14 @@ async fn apply_wave(
         records.extend(record);
         // Whoever applied it before may have died before the dispatch.
         accounts.insert(message.channel_account_id);
-        applied.changed += usize::from(change != Change::Nothing);
+        applied.changed += usize::from(!matches!(change, Change::Nothing | Change::Waits));
+        if let (Change::Waits, SendEvent::Finished(report)) = (&change, event) {
+            waits.push(&**report);
+        }
         plan.add(message, change);
     }
     attempt::record(tx, &records).await?;
+    receipt::wait_for_call(tx, &waits, times.now).await?;
     plan.write(tx, times).await?;
     for record in &records {
         let Some(message) = messages.get(&record.message_id) else { continue };

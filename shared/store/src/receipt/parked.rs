@@ -1,15 +1,18 @@
 //! What waits: receipts under an id that no message of ours has yet, and receipts whose message is known and whose call is
-//! still open. Taking one up deletes the row and inserts it anew, under the same key of deduplication: in one transaction, so
+//! still open. Beside the latter wait our own senders' late acceptances of an older generation, whole, as the report said it:
+//! they are the provider's word too, and whoever asks whether something was heard of a message finds both. Taking one up deletes the row and inserts it anew, under the same key of deduplication: in one transaction, so
 //! that it is neither lost nor counted twice, and with a new id, so that applied events read in the order of their ids never
 //! go backwards. Every path holds the messages before it takes their receipts.
 
 use super::{NewReceipt, Receipts, apply, find};
-use crate::batch::json;
+use crate::batch::{json, plain_opt};
 use crate::column::rows;
 use crate::set::{Both, numbers, with_ids};
 use crate::tx::on_backend;
-use crate::{At, Result, Tx};
+use crate::{At, Result, StoreError, Tx, result};
+use domain::wire::AttemptReport;
 use domain::{AccountId, MessageId, Status, Timestamp, WebhookEventId};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 rows! {
@@ -25,6 +28,8 @@ rows! {
 
     /// A receipt that was parked.
     pub struct ParkedRow {
+        /// Who said so: the provider, or a sender of ours.
+        pub source: String,
         /// The account.
         pub channel_account_id: AccountId,
         /// The provider's id.
@@ -120,7 +125,7 @@ macro_rules! take {
         concat!(
             "DELETE FROM message_status_events WHERE message_id IS NULL AND conversation_id IS NULL AND id IN ",
             $ids,
-            " RETURNING channel_account_id, provider_message_id, status, provider_status, occurred_at, received_at,
+            " RETURNING source, channel_account_id, provider_message_id, status, provider_status, occurred_at, received_at,
          correlation, error_code, error_message, pricing, raw_payload, webhook_event_id"
         )
     };
@@ -128,14 +133,94 @@ macro_rules! take {
 const PARKED_TAKE: Both =
     Both { postgres: take!("(SELECT unnest($1::bigint[]))"), sqlite: take!("(SELECT value FROM json_each($1))") };
 
+/// What was taken out.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// What the provider said.
+    pub(super) receipts: Vec<NewReceipt>,
+    /// What our senders said.
+    pub(super) acceptances: Vec<AttemptReport>,
+}
+
 /// Takes parked rows out; those that somebody else has taken meanwhile are missing.
-pub(super) async fn take(tx: &mut Tx, candidates: &[Candidate]) -> Result<Vec<NewReceipt>> {
+pub(super) async fn take(tx: &mut Tx, candidates: &[Candidate]) -> Result<Taken> {
     let ids: Vec<i64> = candidates.iter().map(|candidate| candidate.id).collect();
-    let taken: Vec<ParkedRow> = match tx {
+    let rows: Vec<ParkedRow> = match tx {
         Tx::Postgres(tx) => sqlx::query_as(PARKED_TAKE.postgres).bind(ids).fetch_all(tx.conn()).await?,
         Tx::Sqlite(tx) => sqlx::query_as(PARKED_TAKE.sqlite).bind(json(&ids)?).fetch_all(&mut **tx).await?,
     };
-    Ok(taken.into_iter().map(NewReceipt::from).collect())
+    let mut taken = Taken::default();
+    for row in rows {
+        if row.source == SENDER {
+            let told = serde_json::from_str(row.raw_payload.as_deref().unwrap_or_default());
+            let told = told.map_err(|error| StoreError::Database(sqlx::Error::Decode(Box::new(error))))?;
+            taken.acceptances.push(told);
+        } else {
+            taken.receipts.push(row.into());
+        }
+    }
+    Ok(taken)
+}
+
+const SENDER: &str = "SENDER";
+
+/// A report told again while it waits is one.
+macro_rules! wait_for_call {
+    ($set:literal) => {
+        concat!(
+            "INSERT INTO message_status_events (channel_account_id, provider_message_id, generation, status, provider_status, source,
+             raw_payload, occurred_at, received_at, waits_for_message_id)
+      SELECT i.account, i.id, i.generation, 'SENT', 'accepted', 'SENDER', i.report, i.at, $1, i.message FROM ",
+            $set,
+            " WHERE NOT EXISTS (SELECT 1 FROM message_status_events e WHERE e.waits_for_message_id = i.message AND e.message_id IS NULL
+             AND e.source = 'SENDER' AND e.raw_payload = i.report)"
+        )
+    };
+}
+const WAIT_FOR_CALL: Both = Both {
+    postgres: wait_for_call!(
+        "unnest($2::bigint[], $3::text[], $4::smallint[], $5::text[], $6::timestamptz[], $7::bigint[])
+          AS i(account, id, generation, report, at, message)"
+    ),
+    sqlite: wait_for_call!(
+        "(SELECT value ->> 0 AS account, value ->> 1 AS id, value ->> 2 AS generation, value ->> 3 AS report, value ->> 4 AS at,
+                 value ->> 5 AS message FROM json_each($2)) AS i"
+    ),
+};
+
+/// Keeps late acceptances until the open calls of their messages are over. The caller holds the messages and their sends.
+pub(crate) async fn wait_for_call(tx: &mut Tx, accepted: &[&AttemptReport], now: Timestamp) -> Result<()> {
+    if accepted.is_empty() {
+        return Ok(());
+    }
+    let encoded = |report: &&AttemptReport| {
+        serde_json::to_string(report).map_err(|error| StoreError::Database(sqlx::Error::Encode(Box::new(error))))
+    };
+    let told: Vec<String> = accepted.iter().map(encoded).collect::<Result<_>>()?;
+    let id = |report: &AttemptReport| plain_opt(report.provider_message_id.as_deref()).map(Cow::into_owned);
+    match tx {
+        Tx::Postgres(tx) => {
+            sqlx::query(WAIT_FOR_CALL.postgres)
+                .bind(At(now))
+                .bind(accepted.iter().map(|report| report.account.get()).collect::<Vec<_>>())
+                .bind(accepted.iter().map(|report| id(report)).collect::<Vec<_>>())
+                .bind(accepted.iter().map(|report| report.generation).collect::<Vec<_>>())
+                .bind(told)
+                .bind(accepted.iter().map(|report| At(report.finished_at)).collect::<Vec<_>>())
+                .bind(accepted.iter().map(|report| report.message.get()).collect::<Vec<_>>())
+                .execute(tx.conn())
+                .await?;
+        }
+        Tx::Sqlite(tx) => {
+            let row = |(report, told): (&&AttemptReport, String)| {
+                let at = report.finished_at.micros();
+                (report.account.get(), id(report), report.generation, told, at, report.message.get())
+            };
+            let rows: Vec<_> = accepted.iter().zip(told).map(row).collect();
+            sqlx::query(WAIT_FOR_CALL.sqlite).bind(At(now)).bind(json(&rows)?).execute(&mut **tx).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes up what waits: holds conversations and messages in the order of every path, then takes the rows.
@@ -149,7 +234,9 @@ async fn take_up(tx: &mut Tx, candidates: &[Candidate], now: Timestamp) -> Resul
     let messages: BTreeSet<MessageId> = candidates.iter().map(|candidate| candidate.message_id).collect();
     find::lock(tx, messages.into_iter().collect()).await?;
     let taken = take(tx, candidates).await?;
-    apply(tx, &taken, now).await
+    let mut heard = apply(tx, &taken.receipts, now).await?;
+    heard.look_again.extend(result::tell_again(tx, taken.acceptances, now).await?);
+    Ok(heard)
 }
 
 /// Applies what is parked under these ids, for messages that have them by now. In a transaction of its own, after the commit

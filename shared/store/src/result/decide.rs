@@ -55,6 +55,8 @@ impl Standing<'_> {
 pub(super) enum Change {
     /// Nothing.
     Nothing,
+    /// An acceptance that has to wait for the end of an open call: the report is kept as it is, and told again then.
+    Waits,
     /// The provider has it: SENT by rank, the row goes.
     Sent { provider_message_id: String, at: Timestamp },
     /// Evidence was faster: only the row goes.
@@ -91,7 +93,11 @@ impl Place {
 /// The attempt to record and the change to make.
 pub(super) fn decide(event: &SendEvent, standing: Standing<'_>, pace: Pace) -> (Option<AttemptRow>, Change) {
     match event {
-        SendEvent::Finished(report) => (Some(attempt_of(report)), finished(report, standing, pace)),
+        SendEvent::Finished(report) => match finished(report, standing, pace) {
+            // The attempt stays one of which nobody knows: that is why the acceptance will count.
+            Change::Waits => (None, Change::Waits),
+            change => (Some(attempt_of(report)), change),
+        },
         SendEvent::LeaseExpired { message, generation, attempt, lease_token, at, .. } => {
             let ours = standing.send.filter(|send| {
                 send.state == SendState::InFlight
@@ -119,15 +125,19 @@ fn finished(report: &AttemptReport, standing: Standing<'_>, pace: Pace) -> Chang
 fn accepted(report: &AttemptReport, id: &str, standing: Standing<'_>) -> Change {
     let sent = Change::Sent { provider_message_id: id.to_owned(), at: report.finished_at };
     if report.generation < standing.message.send_generation {
-        // A person has sent it again since. That matters only if they did so because nobody knew how this attempt ended,
-        // and only while no call of the new one is under way.
+        // A person has sent it again since. That matters only if they did so because nobody knew how this attempt ended. A
+        // call of the new one that is under way ends first; the acceptance waits for it where everybody asks what was heard.
         let was_unknown = standing.attempts.iter().any(|row| {
             row.generation == report.generation
                 && row.attempt == report.attempt
                 && row.outcome == AttemptOutcome::Unknown
         });
         let under_way = standing.send.is_some_and(|send| send.state == SendState::InFlight);
-        return if was_unknown && !under_way { sent } else { Change::Nothing };
+        return match (was_unknown, under_way) {
+            (true, true) => Change::Waits,
+            (true, false) => sent,
+            (false, _) => Change::Nothing,
+        };
     }
     let settled =
         standing.message.status.rank() >= Status::Sent.rank() && standing.message.provider_message_id.is_some();
@@ -481,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acceptance_of_an_older_generation_counts_only_if_that_ended_held_and_the_newer_is_not_in_flight() {
+    fn an_acceptance_of_an_older_generation_counts_only_if_that_ended_held_and_waits_while_the_newer_is_in_flight() {
         let (queued, fresh, calling) =
             (message(Status::Queued, 1), send(SendState::Waiting, 1, 0), send(SendState::InFlight, 1, 1));
         let tried = send(SendState::Waiting, 1, 1);
@@ -493,7 +503,10 @@ mod tests {
             matches!(change(told(), &queued, Some(&tried), &unknown), Change::Sent { .. }),
             "it must not go once more"
         );
-        assert_eq!(change(told(), &queued, Some(&calling), &unknown), Change::Nothing);
+        assert_eq!(change(told(), &queued, Some(&calling), &rejected), Change::Nothing);
+        let standing = Standing { message: &queued, send: Some(&calling), attempts: &unknown, proof: &[] };
+        let (record, change) = decide(&SendEvent::Finished(Box::new(told())), standing, HALF);
+        assert_eq!((record, change), (None, Change::Waits), "the attempt is still one of which nobody knows");
     }
 
     #[test]

@@ -45,7 +45,7 @@ struct Again {
 impl<'a> Plan<'a> {
     pub(super) fn add(&mut self, message: &'a MessageStanding, change: Change) {
         match change {
-            Change::Nothing => {}
+            Change::Nothing | Change::Waits => {}
             Change::Settled => self.finished.push(message.id),
             Change::Sent { provider_message_id, at } => {
                 self.finished.push(message.id);

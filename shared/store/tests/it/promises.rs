@@ -40,6 +40,8 @@ async fn a_receipt_that_waits_for_nothing_is_found(#[values(Database::Sqlite, Da
     assert_eq!(broken(&world).await, (vec![], vec!["nothing_waits_for_a_call"]), "the call is open");
     execute(world.store(), "UPDATE sends SET state = 'WAITING', lease_token = NULL, lease_until = NULL").await;
     assert_eq!(broken(&world).await.0, Vec::<&str>::new(), "it was given back; the keeper comes");
+    execute(world.store(), "UPDATE sends SET state = 'DISPATCHED'").await;
+    assert_eq!(broken(&world).await.0, Vec::<&str>::new(), "by a dispatch that began before; no claim takes it");
     execute(world.store(), "UPDATE sends SET state = 'UNKNOWN', unknown_since = due_at").await;
     assert_eq!(broken(&world).await.0, ["waiting_receipts_have_a_send"]);
     // Settled behind its back.
@@ -63,5 +65,7 @@ async fn a_send_that_goes_on_although_it_was_taken_is_found(
     execute(world.store(), "UPDATE sends SET state = 'WAITING', lease_token = NULL, lease_until = NULL").await;
     assert_eq!(broken(&world).await.0, Vec::<&str>::new(), "it was given back; the keeper comes");
     execute(world.store(), "UPDATE sends SET state = 'DISPATCHED'").await;
+    assert_eq!(broken(&world).await.0, Vec::<&str>::new(), "by a dispatch that began before; no claim takes it");
+    execute(world.store(), "UPDATE sends SET state = 'UNKNOWN', unknown_since = due_at").await;
     assert_eq!(broken(&world).await.0, ["accepted_is_over"]);
 }

@@ -1,7 +1,8 @@
 //! The provider's word beside an open call: it waits, and the transaction that ends the call takes it up.
 
-use crate::sending::{World, execute, finished, lease_expired, number, seconds};
+use crate::sending::{World, execute, finished, lease_expired, number, report_of, seconds};
 use crate::sql;
+use domain::wire::SendEvent;
 use domain::{AttemptOutcome, Correlation, MessageId, SendState, Status, Timestamp};
 use rstest::rstest;
 use std::time::Duration;
@@ -167,6 +168,19 @@ enum End {
     Lease,
 }
 
+/// The report that ends this call.
+fn ends(end: End, claim: &Claimed, token: &str) -> SendEvent {
+    match end {
+        End::Report(outcome) => finished(claim, outcome),
+        End::Lease => lease_expired(claim, token),
+        End::GaveUp => {
+            let mut report = report_of(claim, AttemptOutcome::Retry);
+            report.give_up_after = Some(1);
+            SendEvent::Finished(Box::new(report))
+        }
+    }
+}
+
 #[rstest]
 #[case::retry(End::Report(AttemptOutcome::Retry))]
 #[case::throttled(End::Report(AttemptOutcome::Throttled))]
@@ -189,18 +203,7 @@ async fn what_waited_is_taken_up_by_the_transaction_that_ends_the_call(
     let nameless =
         NewReceipt { provider_status: "sent".into(), ..said(&world, &claim, "wamid.A", Status::Sent, false) };
     tell(world.store(), &[NewReceipt { occurred_at: NOON + seconds(399), ..nameless }]).await;
-    let event = match end {
-        End::Report(outcome) => finished(&claim, outcome),
-        End::Lease => lease_expired(&claim, "t"),
-        End::GaveUp => match finished(&claim, AttemptOutcome::Retry) {
-            domain::wire::SendEvent::Finished(mut report) => {
-                report.give_up_after = Some(1);
-                domain::wire::SendEvent::Finished(report)
-            }
-            other => other,
-        },
-    };
-    let applied = world.report(&[event]).await;
+    let applied = world.report(&[ends(end, &claim, "t")]).await;
     // Nothing but that one transaction: no state in between was ever to be seen.
     assert_eq!(stands(&world, message).await, (status, None));
     assert!(!world.message(message).await.unknown);
@@ -338,21 +341,155 @@ async fn a_word_on_the_first_attempt_settles_the_send_when_the_second_is_given_b
     is_all_settled(&world).await;
 }
 
+/// A message of which nobody knew whether it was sent, that a person then sent again, and that is being called anew.
+async fn second_generation(world: &World) -> (Claimed, Claimed) {
+    let message = world.accept(0, "hello").await;
+    let first = world.take("t1").await.pop().unwrap();
+    world.report(&[finished(&first, AttemptOutcome::Unknown)]).await;
+    conclude(world, Verdict::Hold).await;
+    let again = decide::Again { now: told_at(), deadline: seconds(3600), traceparent: None };
+    let mut tx = world.store().begin().await.unwrap();
+    decide::send_again(&mut tx, world.conversations[0].conversation, message, again).await.unwrap();
+    tx.commit().await.unwrap();
+    let second = world.take("t2").await.pop().unwrap();
+    assert_eq!((first.generation, second.generation, second.attempt), (0, 1, 1));
+    (first, second)
+}
+
+/// The first sender's own report, which the broker had kept from us.
+fn late_acceptance(first: &Claimed) -> SendEvent {
+    let mut report = report_of(first, AttemptOutcome::Accepted);
+    report.provider_message_id = Some("wamid.old".into());
+    SendEvent::Finished(Box::new(report))
+}
+
+const ATTEMPTS: &str =
+    "SELECT generation || '.' || attempt || ' ' || outcome || ' ' || coalesce(provider_message_id, '-')
+    FROM send_attempts ORDER BY generation, attempt";
+
+#[rstest]
+#[case::retry(Some(End::Report(AttemptOutcome::Retry)))]
+#[case::throttled(Some(End::Report(AttemptOutcome::Throttled)))]
+#[case::account_broken(Some(End::Report(AttemptOutcome::AccountBroken)))]
+#[case::rejected(Some(End::Report(AttemptOutcome::Rejected)))]
+#[case::gave_up(Some(End::GaveUp))]
+#[case::unknown(Some(End::Report(AttemptOutcome::Unknown)))]
+#[case::accepted(Some(End::Report(AttemptOutcome::Accepted)))]
+#[case::lease_expired(Some(End::Lease))]
+#[case::given_back(None)]
+#[tokio::test]
+async fn a_late_acceptance_of_what_was_held_ends_the_newer_generation_however_its_call_ends(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(false, true)] in_one_batch: bool,
+    #[case] end: Option<End>,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_generation(&world).await;
+    let (message, behind) = (first.message_id, world.accept(0, "behind").await);
+    let late = late_acceptance(&first);
+    let last = end.map(|end| ends(end, &second, "t2"));
+    match &last {
+        Some(last) if in_one_batch => drop(world.report(&[late.clone(), late.clone(), last.clone()]).await),
+        _ => {
+            assert_eq!(world.report(std::slice::from_ref(&late)).await.changed, 0);
+            assert_eq!(world.report(std::slice::from_ref(&late)).await.changed, 0, "told again");
+            assert_eq!(number(world.store(), WAITING).await, 1, "once");
+            assert_eq!(stands(&world, message).await, (Status::Queued, Some(SendState::InFlight)));
+            assert_eq!(texts(&world, ATTEMPTS).await, ["0.1 UNKNOWN -"], "it still counts as what nobody knew");
+            assert_eq!(result_of_keeper(&world).await, [], "not beside the open call");
+            world.keeps_its_promises().await;
+            match &last {
+                Some(last) => drop(world.report(std::slice::from_ref(last)).await),
+                None => {
+                    give_back(&world, &second, "t2").await;
+                    assert!(world.dispatch().await.is_empty(), "it does not go again before the keeper comes");
+                    world.keeps_its_promises().await;
+                    assert_eq!(result_of_keeper(&world).await, [message]);
+                }
+            }
+        }
+    }
+    let accepted = matches!(end, Some(End::Report(AttemptOutcome::Accepted)));
+    let known = if accepted { format!("wamid.out.{message}.1") } else { "wamid.old".to_owned() };
+    let shown = world.message(message).await;
+    assert_eq!((shown.status, shown.provider_id, shown.unknown), (Status::Sent, Some(known.clone()), false));
+    assert_eq!((world.state_of(message).await, shown.error), (None, None));
+    let attempts = texts(&world, ATTEMPTS).await;
+    assert_eq!(attempts[0], "0.1 ACCEPTED wamid.old");
+    if accepted {
+        assert_eq!(attempts[1], format!("1.1 ACCEPTED {known}"), "both were taken, and both are known");
+    }
+    assert_eq!(world.dispatch_at(world.now().await + seconds(600), 64).await, [behind], "no further call");
+    let before = texts(&world, ATTEMPTS).await;
+    assert_eq!(world.report(&[late]).await.changed, 0, "and told once more it changes nothing");
+    assert_eq!(texts(&world, ATTEMPTS).await, before);
+    assert_eq!(number(world.store(), SAID_SENT).await, 1, "the history says it once");
+    is_all_settled(&world).await;
+}
+
+const SAID_SENT: &str = "SELECT count(*) FROM message_status_events WHERE status = 'SENT'";
+
+#[rstest]
+#[tokio::test]
+async fn a_late_acceptance_and_the_receipts_of_what_was_held_are_taken_up_together(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[values(Status::Sent, Status::Delivered)] status: Status,
+    #[values(true, false)] receipt_settles: bool,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_generation(&world).await;
+    let message = first.message_id;
+    world.report(&[late_acceptance(&first)]).await;
+    let receipt = said(&world, &first, "wamid.old", status, true);
+    if receipt_settles {
+        give_back(&world, &second, "t2").await;
+        assert!(tell(world.store(), &[receipt]).await.applied[0].settled);
+    } else {
+        assert_eq!(tell(world.store(), &[receipt]).await.parked, 1);
+        world.report(&[finished(&second, AttemptOutcome::Retry)]).await;
+    }
+    assert_eq!(stands(&world, message).await, (status, None));
+    assert_eq!(texts(&world, ATTEMPTS).await[0], "0.1 ACCEPTED wamid.old");
+    is_all_settled(&world).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_an_acceptance_waits_for_is_neither_given_up_nor_taken_back(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 1).await;
+    let (first, second) = second_generation(&world).await;
+    let message = first.message_id;
+    world.report(&[late_acceptance(&first)]).await;
+    give_back(&world, &second, "t2").await;
+    // As a dispatch that began before the acceptance was there leaves it.
+    execute(world.store(), "UPDATE sends SET state = 'DISPATCHED', dispatched_at = due_at").await;
+    world.keeps_its_promises().await;
+    assert!(world.claim("t3", &[message]).await.is_empty(), "no claim takes it");
+    let mut tx = world.store().begin().await.unwrap();
+    let tomorrow = tx.database_now().await.unwrap() + seconds(25 * 3600);
+    assert_eq!(send::expire(&mut tx, tomorrow, NOON, 10).await.unwrap(), []);
+    let conversation = world.conversations[0].conversation;
+    let cancelled = decide::cancel(&mut tx, conversation, message, told_at()).await.unwrap();
+    assert!(matches!(cancelled, Decided::WrongState(_)), "{cancelled:?}");
+    tx.commit().await.unwrap();
+    let mut tx = world.store().begin().await.unwrap();
+    let learnt = receipt::second_look_at_all(&mut tx, NOON, 10, told_at()).await.unwrap().look_again;
+    tx.commit().await.unwrap();
+    assert_eq!(learnt, [(world.account, "wamid.old".to_owned())], "receipts may be parked under it");
+    assert_eq!(stands(&world, message).await, (Status::Sent, None));
+    is_all_settled(&world).await;
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_word_on_the_old_generation_settles_the_new_one_when_its_first_call_is_given_back(
     #[values(Database::Sqlite, Database::Postgres)] database: Database,
 ) {
     let world = World::with(database, 1).await;
-    let message = world.accept(0, "hello").await;
-    let first = world.take("t1").await.pop().unwrap();
-    world.report(&[finished(&first, AttemptOutcome::Unknown)]).await;
-    conclude(&world, Verdict::Hold).await;
-    let again = decide::Again { now: told_at(), deadline: seconds(3600), traceparent: None };
-    let mut tx = world.store().begin().await.unwrap();
-    decide::send_again(&mut tx, world.conversations[0].conversation, message, again).await.unwrap();
-    tx.commit().await.unwrap();
-    let second = world.take("t2").await.pop().unwrap();
+    let (first, second) = second_generation(&world).await;
+    let message = first.message_id;
     tell(world.store(), &[said(&world, &first, "wamid.A", Status::Sent, true)]).await;
     give_back(&world, &second, "t2").await;
     assert_eq!(world.send_of(message).await.map(|row| row.attempt), Some(0));

@@ -115,8 +115,12 @@ const ACCOUNT_MIRROR: &str = "INSERT INTO channel_accounts (channel, external_ac
     parent_external_id = excluded.parent_external_id, portfolio_id = excluded.portfolio_id,
     display_address = excluded.display_address, window_hours = excluded.window_hours, rate_per_sec = excluded.rate_per_sec,
     pair_interval_ms = excluded.pair_interval_ms, updated_at = excluded.updated_at,
-    status = CASE channel_accounts.status WHEN 'DISABLED' THEN 'ACTIVE' ELSE channel_accounts.status END,
-    status_reason = CASE channel_accounts.status WHEN 'DISABLED' THEN NULL ELSE channel_accounts.status_reason END
+    status = CASE WHEN channel_accounts.status <> 'DISABLED' THEN channel_accounts.status
+      WHEN channel_accounts.paused_by IS NOT NULL OR channel_accounts.paused_until IS NOT NULL THEN 'PAUSED'
+      WHEN channel_accounts.broken_token_sha256 IS NOT NULL THEN 'BROKEN' ELSE 'ACTIVE' END,
+    status_reason = CASE WHEN channel_accounts.status <> 'DISABLED' OR channel_accounts.paused_by IS NOT NULL
+        OR channel_accounts.paused_until IS NOT NULL OR channel_accounts.broken_token_sha256 IS NOT NULL
+      THEN channel_accounts.status_reason END
   RETURNING id";
 
 /// A rate that was never lowered follows the configuration; a learnt one only keeps below it.
@@ -129,13 +133,19 @@ const LIMIT_MIRROR: &str = "INSERT INTO rate_limits (scope, tat, rate_per_sec) V
 const SEND_FOLLOW_RENAME: &str = "UPDATE sends SET state = 'WAITING', dispatched_at = NULL
   WHERE channel_account_id = $1 AND state = 'DISPATCHED'";
 
-const ACCOUNT_DISABLE: Both = Both {
-    postgres:
-        "UPDATE channel_accounts SET status = 'DISABLED', status_reason = 'It is no longer in the configuration.',
-        updated_at = $1 WHERE status <> 'DISABLED' AND NOT id = ANY($2)",
-    sqlite: "UPDATE channel_accounts SET status = 'DISABLED', status_reason = 'It is no longer in the configuration.',
-        updated_at = $1 WHERE status <> 'DISABLED' AND id NOT IN (SELECT value FROM json_each($2))",
-};
+/// Why it did not send before stays noted: it holds again when the account comes back.
+macro_rules! disable {
+    ($which:literal) => {
+        concat!(
+            "UPDATE channel_accounts SET status = 'DISABLED', status_reason =
+               CASE status WHEN 'ACTIVE' THEN 'It is no longer in the configuration.' ELSE status_reason END,
+             updated_at = $1 WHERE status <> 'DISABLED' AND ",
+            $which
+        )
+    };
+}
+const ACCOUNT_DISABLE: Both =
+    Both { postgres: disable!("NOT id = ANY($2)"), sqlite: disable!("id NOT IN (SELECT value FROM json_each($2))") };
 
 /// Nobody reads the queue of an account that left: what is in it goes back to the lane, from where it may still be taken back,
 /// or go when the account returns. At every start, as a dispatch that was under way may have come in between.
@@ -143,8 +153,9 @@ const SEND_LEAVE_DISABLED: &str = "UPDATE sends SET state = 'WAITING', dispatche
   WHERE state = 'DISPATCHED' AND channel_account_id IN (SELECT id FROM channel_accounts WHERE status = 'DISABLED')";
 
 /// Writes the configured accounts into the database and returns their ids. An account is known by its channel and the
-/// provider's id: a rename keeps the row. One that left the configuration becomes DISABLED, its sends wait; when it comes
-/// back it is ACTIVE again. Every role may call it at its start, as often as it likes.
+/// provider's id: a rename keeps the row. One that left the configuration becomes DISABLED, its sends wait. When it comes
+/// back it is PAUSED if a person or a time is noted for its pause, BROKEN if a refused token is (a sender with another one
+/// revives it), else ACTIVE. Every role may call it at its start, as often as it likes.
 /// # Errors
 /// When the database cannot be reached.
 pub async fn mirror(tx: &mut Tx, accounts: &[Account], now: Timestamp) -> Result<Directory> {
@@ -268,11 +279,13 @@ pub async fn mark_broken(
     Ok(rows == 1)
 }
 
-const ACCOUNT_REVIVE: &str = "UPDATE channel_accounts SET status = 'ACTIVE', status_reason = NULL, updated_at = $3
+const ACCOUNT_REVIVE: &str = "UPDATE channel_accounts SET status_reason = NULL, updated_at = $3,
+      status = CASE WHEN paused_by IS NULL AND paused_until IS NULL THEN 'ACTIVE' ELSE 'PAUSED' END
     WHERE id = $1 AND status = 'BROKEN' AND broken_token_sha256 <> $2";
 
 /// A sender with another token than the refused one tries again. The refused one stays noted, so that senders which still
-/// have it claim nothing; should this one be refused too, nobody revives the account but a person.
+/// have it claim nothing; should this one be refused too, nobody revives the account but a person. What was
+/// PAUSED when it broke is PAUSED again.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn revive(tx: &mut Tx, id: AccountId, token_sha256: &str, now: Timestamp) -> Result<bool> {

@@ -1,8 +1,9 @@
 //! Accounts: the mirror of the configuration, pausing, breaking, reviving.
 
 use crate::sending::{World, configured, seconds};
-use domain::{AccountKey, Channel, SendState};
+use domain::{AccountKey, Channel, SendState, UserId};
 use rstest::rstest;
+use std::time::Duration;
 use store::account::{self, Directory};
 use testkit::Database;
 use testkit::rows::NOON;
@@ -99,4 +100,55 @@ async fn a_broken_account_is_revived_once_by_another_token_and_by_a_person_alway
     assert_eq!((row.status.as_str(), row.status_reason.as_deref()), ("BROKEN", Some("again")));
     assert!(account::resume(&mut tx, id, NOON).await.unwrap());
     tx.commit().await.unwrap();
+}
+
+#[rstest]
+#[case::paused_by_a_person(Some(UserId::new(7)), None, None, "PAUSED", Some("a bad campaign"))]
+#[case::paused_for_a_while(None, Some(seconds(3600)), None, "PAUSED", Some("a bad campaign"))]
+#[case::broken(None, None, Some("old"), "BROKEN", Some("Session has expired"))]
+#[case::broken_while_paused(Some(UserId::new(7)), None, Some("old"), "PAUSED", Some("Session has expired"))]
+#[case::active(None, None, None, "ACTIVE", None)]
+#[tokio::test]
+async fn an_account_that_leaves_the_configuration_comes_back_as_it_was(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+    #[case] by: Option<UserId>,
+    #[case] pause: Option<Duration>,
+    #[case] token: Option<&str>,
+    #[case] status: &str,
+    #[case] reason: Option<&str>,
+) {
+    let world = World::with(database, 0).await;
+    let mut tx = world.store().begin().await.unwrap();
+    let (id, until) = (world.account, pause.map(|time| NOON + time));
+    if by.is_some() || until.is_some() {
+        assert!(account::pause(&mut tx, id, Some("a bad campaign"), by, until, NOON).await.unwrap());
+    }
+    if let Some(token) = token {
+        assert!(account::mark_broken(&mut tx, id, token, "190", "Session has expired", NOON).await.unwrap());
+    }
+    tx.commit().await.unwrap();
+    for _ in 0..2 {
+        mirror(&world, &[]).await;
+        assert_eq!(statuses(&world).await, pairs(&[("sales", "DISABLED")]));
+    }
+    mirror(&world, &[configured("sales", "1001")]).await;
+    let mut tx = world.store().begin().await.unwrap();
+    let row = account::all(&mut tx).await.unwrap().remove(0);
+    assert_eq!((row.status.as_str(), row.status_reason.as_deref(), row.paused_until), (status, reason, until));
+    assert_eq!(account::resume(&mut tx, id, NOON).await.unwrap(), status != "ACTIVE");
+    assert!(!account::revive(&mut tx, id, "new", NOON).await.unwrap(), "nothing is broken any more");
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_account_that_broke_while_it_was_paused_is_paused_when_another_token_revives_it(
+    #[values(Database::Sqlite, Database::Postgres)] database: Database,
+) {
+    let world = World::with(database, 0).await;
+    let mut tx = world.store().begin().await.unwrap();
+    let (id, by) = (world.account, Some(UserId::new(7)));
+    assert!(account::pause(&mut tx, id, None, by, None, NOON).await.unwrap());
+    assert!(account::mark_broken(&mut tx, id, "old", "190", "Session has expired", NOON).await.unwrap());
+    assert!(account::revive(&mut tx, id, "new", NOON).await.unwrap());
+    assert_eq!(account::all(&mut tx).await.unwrap()[0].status, "PAUSED");
 }

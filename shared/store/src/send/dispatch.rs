@@ -9,15 +9,22 @@ use crate::{At, Result, Tx};
 use domain::wire::SendRef;
 use domain::{AccountId, ConversationId, MessageId, Timestamp};
 
-/// How many references of an account may be on their way at least, however slow the account is.
-pub const LEAST_WINDOW: i64 = 64;
+/// How many references of an account may be on their way although that is more than two seconds' worth: enough to be handed
+/// over in whole messages.
+pub const LEAST_WINDOW: f64 = 64.0;
 
-/// How many references of an account with this rate may be on their way: two seconds' worth. The broker never holds a
-/// backlog that a pause, the order or the priority of conversations over bulk cannot reach.
+/// For how long of an account's rate [`LEAST_WINDOW`] may last, in seconds: half of the time after which what was not claimed
+/// counts as lost and is published again. More would fill a slow account's queue with references to what already is in it.
+const LEAST_WINDOW_LASTS: f64 = 30.0;
+
+/// How many references of an account with this rate may be on their way: two seconds' worth, or [`LEAST_WINDOW`] if those go
+/// within half a minute. The broker never holds a backlog that a pause, the order or the priority of conversations over bulk
+/// cannot reach.
 pub fn window(rate_per_second: f64) -> i64 {
+    let rate = rate_per_second.max(0.0);
     #[expect(clippy::cast_possible_truncation, reason = "rates stay far below 2^53, and `as` saturates")]
-    let two_seconds = (2.0 * rate_per_second.max(0.0)).ceil() as i64;
-    two_seconds.max(LEAST_WINDOW)
+    let window = (2.0 * rate).max(LEAST_WINDOW.min(LEAST_WINDOW_LASTS * rate)).ceil() as i64;
+    window.max(1)
 }
 
 rows! {
@@ -274,8 +281,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_is_two_seconds_of_the_rate_and_never_less_than_64() {
-        assert_eq!((window(1.0), window(80.0), window(1000.0)), (64, 160, 2000));
-        assert_eq!(window(f64::NAN), 64);
+    fn a_window_is_two_seconds_of_the_rate_and_64_where_those_go_within_half_a_minute() {
+        let cases = [
+            (1000.0, 2000),
+            (80.0, 160),
+            (32.0, 64),
+            (10.0, 64),
+            (3.0, 64),
+            (2.0, 60),
+            (1.0, 30),
+            (0.1, 3),
+            (0.01, 1),
+            (0.0, 1),
+            (-1.0, 1),
+            (f64::NAN, 1),
+        ];
+        for (rate, expected) in cases {
+            assert_eq!(window(rate), expected, "{rate} a second");
+        }
     }
 }

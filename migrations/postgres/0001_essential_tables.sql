@@ -31,7 +31,7 @@ CREATE TABLE channel_accounts (
   rate_per_sec double precision NOT NULL, pair_interval_ms integer NOT NULL DEFAULT 0,         -- as configured; what was learnt is in rate_limits
   status text NOT NULL DEFAULT 'ACTIVE' CONSTRAINT accounts_status_ck CHECK (status IN ('ACTIVE','PAUSED','BROKEN','DISABLED')),
   status_reason text, paused_until timestamptz, paused_by bigint,
-  broken_token_sha256 text,                            -- a sender whose token differs from the broken one may set ACTIVE, once
+  broken_token_sha256 text,                            -- every token that was refused, with spaces between; a sender with another one may set ACTIVE
   last_webhook_at timestamptz, last_send_ok_at timestamptz, last_error jsonb, created_at timestamptz NOT NULL, updated_at timestamptz NOT NULL,
   CONSTRAINT accounts_external_uq UNIQUE (channel, external_account_id));
 CREATE TABLE rate_limits (                             -- scope: account:<id> | app:<source> | waba:<id>; a pair's state is conversations.pair_tat

@@ -27,7 +27,7 @@ CREATE TABLE channel_accounts (
   rate_per_sec REAL NOT NULL, pair_interval_ms INTEGER NOT NULL DEFAULT 0,         -- as configured; what was learnt is in rate_limits
   status text NOT NULL DEFAULT 'ACTIVE' CONSTRAINT accounts_status_ck CHECK (status IN ('ACTIVE','PAUSED','BROKEN','DISABLED')),
   status_reason text, paused_until INTEGER, paused_by INTEGER,
-  broken_token_sha256 text,                            -- a sender whose token differs from the broken one may set ACTIVE, once
+  broken_token_sha256 text,                            -- every token that was refused, with spaces between; a sender with another one may set ACTIVE
   last_webhook_at INTEGER, last_send_ok_at INTEGER, last_error TEXT CHECK (last_error IS NULL OR json_valid(last_error)), created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
   CONSTRAINT accounts_external_uq UNIQUE (channel, external_account_id));
 CREATE TABLE rate_limits (                             -- scope: account:<id> | app:<source> | waba:<id>; a pair's state is conversations.pair_tat

@@ -255,10 +255,12 @@ pub async fn end_pauses(tx: &mut Tx, now: Timestamp) -> Result<u64> {
     Ok(on_backend!(tx, conn => sqlx::query(ACCOUNT_PAUSE_OVER).bind(At(now)).execute(conn).await?.rows_affected()))
 }
 
-const ACCOUNT_BREAK: &str =
-    "UPDATE channel_accounts SET status = 'BROKEN', status_reason = $2, broken_token_sha256 = $3,
+/// Every token that was refused is noted until a person says "go on": two senders with different tokens, as an update that
+/// stands still leaves them, would else revive the account in turn, for ever.
+const ACCOUNT_BREAK: &str = "UPDATE channel_accounts SET status = 'BROKEN', status_reason = $2,
+    broken_token_sha256 = coalesce(broken_token_sha256 || ' ', '') || $3,
     last_error = $4, updated_at = $5 WHERE id = $1 AND status IN ('ACTIVE', 'PAUSED')
-    AND (broken_token_sha256 IS NULL OR broken_token_sha256 <> $3)";
+    AND coalesce(broken_token_sha256, '') NOT LIKE '%' || $3 || '%'";
 
 /// The provider says that nothing can be sent from this account (token, ban, payment): BROKEN, with its words. Nothing
 /// fails; the account's sends wait. `token_sha256` is the token that was refused, in hex.
@@ -281,11 +283,11 @@ pub async fn mark_broken(
 
 const ACCOUNT_REVIVE: &str = "UPDATE channel_accounts SET status_reason = NULL, updated_at = $3,
       status = CASE WHEN paused_by IS NULL AND paused_until IS NULL THEN 'ACTIVE' ELSE 'PAUSED' END
-    WHERE id = $1 AND status = 'BROKEN' AND broken_token_sha256 <> $2";
+    WHERE id = $1 AND status = 'BROKEN' AND broken_token_sha256 NOT LIKE '%' || $2 || '%'";
 
-/// A sender with another token than the refused one tries again. The refused one stays noted, so that senders which still
-/// have it claim nothing; should this one be refused too, nobody revives the account but a person. What was
-/// PAUSED when it broke is PAUSED again.
+/// A sender with a token that was never refused tries again. Those that were stay noted, so that senders which still have one
+/// claim nothing; once every token in the fleet was refused, nobody revives the account but a person. What was PAUSED when it
+/// broke is PAUSED again.
 /// # Errors
 /// Only when the database cannot be reached.
 pub async fn revive(tx: &mut Tx, id: AccountId, token_sha256: &str, now: Timestamp) -> Result<bool> {

@@ -113,7 +113,7 @@ const SEND_CLAIM_PG: &str = concat!(
    WHERE c.message_id = wanted.id AND c.state || '' = 'DISPATCHED' AND c.deadline_at > $3 AND clock_timestamp() < $7
      AND a.id = c.channel_account_id AND a.status = 'ACTIVE'
      AND (a.broken_token_sha256 IS NULL OR NOT EXISTS (SELECT 1 FROM unnest($5::bigint[], $6::text[]) AS t(account, token)
-           WHERE t.account = a.id AND t.token = a.broken_token_sha256))
+           WHERE t.account = a.id AND a.broken_token_sha256 LIKE '%' || t.token || '%'))
      AND ",
     nothing_heard!("c"),
     "
@@ -128,7 +128,7 @@ const SEND_CLAIM_SQLITE: &str = concat!(
      AND EXISTS (SELECT 1 FROM channel_accounts a
       WHERE a.id = sends.channel_account_id AND a.status = 'ACTIVE'
         AND (a.broken_token_sha256 IS NULL OR NOT EXISTS (
-               SELECT 1 FROM json_each($5) WHERE value->>0 = a.id AND value->>1 = a.broken_token_sha256)))
+               SELECT 1 FROM json_each($5) WHERE value->>0 = a.id AND a.broken_token_sha256 LIKE '%' || (value->>1) || '%')))
      AND ",
     nothing_heard!("sends")
 );

@@ -96,6 +96,10 @@ async fn a_broken_account_is_revived_once_by_another_token_and_by_a_person_alway
     assert!(!account::mark_broken(&mut tx, id, "old", "190", "again", NOON).await.unwrap(), "said of the old token");
     assert!(account::mark_broken(&mut tx, id, "new", "190", "again", NOON).await.unwrap());
     assert!(!account::revive(&mut tx, id, "new", NOON).await.unwrap(), "once");
+    assert!(!account::revive(&mut tx, id, "old", NOON).await.unwrap(), "it was refused before");
+    assert!(account::revive(&mut tx, id, "third", NOON).await.unwrap());
+    assert!(!account::mark_broken(&mut tx, id, "old", "190", "again", NOON).await.unwrap(), "said of an old token");
+    assert!(account::mark_broken(&mut tx, id, "third", "190", "again", NOON).await.unwrap());
     let row = account::all(&mut tx).await.unwrap().remove(0);
     assert_eq!((row.status.as_str(), row.status_reason.as_deref()), ("BROKEN", Some("again")));
     assert!(account::resume(&mut tx, id, NOON).await.unwrap());

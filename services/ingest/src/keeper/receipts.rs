@@ -1,5 +1,5 @@
 //! Receipts that wait for an id: whoever learnt it looks once more after its commit, and should that process have died in
-//! between, this job does. It also takes up what waits for a call that is no longer open.
+//! between, this job does. What waits for the end of a call is the evidence job's.
 
 use super::leased::{Job, JobError};
 use super::retention;

@@ -1,8 +1,10 @@
 //! What waits: receipts under an id that no message of ours has yet, and receipts whose message is known and whose call is
 //! still open. Beside the latter wait our own senders' late acceptances of an older generation, whole, as the report said it:
-//! they are the provider's word too, and whoever asks whether something was heard of a message finds both. Taking one up deletes the row and inserts it anew, under the same key of deduplication: in one transaction, so
-//! that it is neither lost nor counted twice, and with a new id, so that applied events read in the order of their ids never
-//! go backwards. Every path holds the messages before it takes their receipts.
+//! they are the provider's word too, and whoever asks whether something was heard of a message finds both.
+//!
+//! Taking one up deletes the row and inserts it anew, under the same key of deduplication: in one transaction, so that it is
+//! neither lost nor counted twice, and with a new id, so that applied events read in the order of their ids never go
+//! backwards. Every path holds the messages before it takes their receipts.
 
 use super::{NewReceipt, Receipts, apply, find};
 use crate::batch::{json, plain_opt};
@@ -110,15 +112,14 @@ const PARKED_KNOWN_ANY: &str = known_by_now!(
     " AND e.received_at > $1) AS c WHERE message_id IS NOT NULL ORDER BY id LIMIT $2"
 );
 
-macro_rules! call_is_over {
-    () => {
-        "SELECT e.id AS id, e.waits_for_message_id AS message_id, e.status AS status FROM message_status_events e
-      WHERE e.message_id IS NULL AND e.waits_for_message_id IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM sends s WHERE s.message_id = e.waits_for_message_id AND s.state = 'IN_FLIGHT')"
-    };
-}
-const PARKED_WAITING: Both = with_ids!(concat!(call_is_over!(), " AND e.waits_for_message_id IN "), "$1", "");
-const PARKED_WAITING_ANY: &str = concat!(call_is_over!(), " ORDER BY e.id LIMIT $1");
+const PARKED_WAITING: Both = with_ids!(
+    "SELECT e.id AS id, e.waits_for_message_id AS message_id, e.status AS status FROM message_status_events e
+      WHERE e.message_id IS NULL
+        AND NOT EXISTS (SELECT 1 FROM sends s WHERE s.message_id = e.waits_for_message_id AND s.state = 'IN_FLIGHT')
+        AND e.waits_for_message_id IN ",
+    "$1",
+    ""
+);
 
 macro_rules! take {
     ($ids:literal) => {
@@ -282,18 +283,15 @@ pub async fn look_for(tx: &mut Tx, messages: &[MessageId], now: Timestamp) -> Re
     take_up(tx, &waiting, now).await
 }
 
-/// As [`second_look`] for whatever has been parked since `since`, and as [`look_for`] for whatever waits: what the keeper
-/// repeats, should a process have died between its commit and its second look, or a call have ended without a report. At most
-/// `limit` receipts of each.
+/// As [`second_look`] for whatever has been parked since `since`: what the keeper repeats, should a process have died between
+/// its commit and its second look. At most `limit` receipts. What waits for a call that ended without a report is
+/// [`crate::result::settle`]'s.
 /// # Errors
 /// As [`apply`].
 pub async fn second_look_at_all(tx: &mut Tx, since: Timestamp, limit: i64, now: Timestamp) -> Result<Receipts> {
-    let (mut candidates, waiting): (Vec<Candidate>, Vec<Candidate>) = on_backend!(&mut *tx, conn => (
-        sqlx::query_as(PARKED_KNOWN_ANY).bind(At(since)).bind(limit).fetch_all(&mut *conn).await?,
-        sqlx::query_as(PARKED_WAITING_ANY).bind(limit).fetch_all(&mut *conn).await?,
-    ));
-    candidates.extend(waiting);
-    take_up(tx, &candidates, now).await
+    let known: Vec<Candidate> = on_backend!(&mut *tx, conn =>
+        sqlx::query_as(PARKED_KNOWN_ANY).bind(At(since)).bind(limit).fetch_all(&mut *conn).await?);
+    take_up(tx, &known, now).await
 }
 
 const PROOF_WAITING: Both = with_ids!(

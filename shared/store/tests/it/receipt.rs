@@ -7,6 +7,7 @@ use std::time::Duration;
 use store::message::{self, Advance};
 use store::promises::{PROMISES, SETTLED, audit};
 use store::receipt::{NewReceipt, Receipts, apply, look_for, parked_count, second_look, second_look_at_all};
+use store::result::{self, Times};
 use store::send;
 use store::{Store, Tx};
 use testkit::rows::{self, NOON, Seeded};
@@ -439,7 +440,8 @@ async fn evidence_that_came_while_the_call_was_open_counts_once_it_has_ended(
     assert_eq!((heard.applied.len(), heard.parked, heard.look_again.len()), (0, 1, 0), "the report takes it up");
     let since = NOON - Duration::from_secs(3600);
     assert_eq!(look_for(&mut tx, &[message], NOON).await.unwrap(), Receipts::default(), "still open");
-    assert_eq!(second_look_at_all(&mut tx, since, 10, NOON).await.unwrap(), Receipts::default(), "still open");
+    assert_eq!(second_look_at_all(&mut tx, since, 10, NOON).await.unwrap(), Receipts::default(), "not under its id");
+    assert_eq!(result::unsettled(&mut tx, 10).await.unwrap(), [], "still open");
     let end = match ended {
         "UNKNOWN" => {
             "UPDATE sends SET state = 'UNKNOWN', unknown_since = created_at, lease_token = NULL, lease_until = NULL"
@@ -447,11 +449,15 @@ async fn evidence_that_came_while_the_call_was_open_counts_once_it_has_ended(
         _ => "UPDATE sends SET state = 'WAITING', lease_token = NULL, lease_until = NULL",
     };
     sql::run(&mut tx, end).await;
-    let found = match by_the_keeper {
-        true => second_look_at_all(&mut tx, since, 10, NOON).await.unwrap(),
-        false => look_for(&mut tx, &[message], NOON).await.unwrap(),
-    };
-    assert_eq!((found.applied[0].status, found.applied[0].settled), (Status::Delivered, true));
+    if by_the_keeper {
+        let unsettled = result::unsettled(&mut tx, 10).await.unwrap();
+        assert_eq!(unsettled, [message]);
+        let times = Times { now: NOON, database_now: NOON };
+        assert_eq!(result::settle(&mut tx, &unsettled, times).await.unwrap().changed, 1);
+    } else {
+        let found = look_for(&mut tx, &[message], NOON).await.unwrap();
+        assert_eq!((found.applied[0].status, found.applied[0].settled), (Status::Delivered, true));
+    }
     assert_eq!(sql::texts(&mut tx, STATUS).await, ["DELIVERED"]);
     assert_eq!(sql::number(&mut tx, "SELECT count(*) FROM sends").await, 0, "it must not go out again");
     assert_eq!(sql::number(&mut tx, "SELECT count(*) FROM message_status_events").await, 1);

@@ -477,7 +477,8 @@ async fn what_an_acceptance_waits_for_is_neither_given_up_nor_taken_back(
     assert!(matches!(cancelled, Decided::WrongState(_)), "{cancelled:?}");
     tx.commit().await.unwrap();
     let mut tx = world.store().begin().await.unwrap();
-    let learnt = receipt::second_look_at_all(&mut tx, NOON, 10, told_at()).await.unwrap().look_again;
+    let times = Times { now: told_at(), database_now: told_at() };
+    let learnt = result::settle(&mut tx, &[message], times).await.unwrap().learnt;
     tx.commit().await.unwrap();
     assert_eq!(learnt, [(world.account, "wamid.old".to_owned())], "receipts may be parked under it");
     assert_eq!(stands(&world, message).await, (Status::Sent, None));

@@ -79,12 +79,11 @@ where
     let mut waits = Reconnect::new(tuning.reconnect_first / 4, tuning.reconnect_most);
     let mut clashes = 0;
     let mut away_since: Option<Instant> = None;
-    // A server that is suspended or cut off without a word answers nothing, its own statement timeout least of all.
-    let deadline = tuning.statement_timeout * 2;
     let patience_ends = || context.progress.last_beat() + holds_for(tuning);
     loop {
         let begun = Instant::now();
-        let by = (begun + deadline).min(patience_ends().max(begun) + LIVES_FOR / 2);
+        // Each statement has a deadline of its own; all of them together have this one.
+        let by = patience_ends().max(begun) + LIVES_FOR / 2;
         let outcome = match tokio::time::timeout_at(by, transaction()).await {
             Ok(outcome) => outcome,
             Err(_) => Err(StoreError::Unanswered),

@@ -88,7 +88,7 @@ pub(crate) async fn decide(
     let row = thread::message(&mut tx, id, message).await?.ok_or_else(Problem::internal)?;
     tx.commit().await?;
     deps.store.wake_readers();
-    deps.dispatcher.kick(&[account]);
+    deps.dispatcher.kick_lanes([(account, id)]);
     tracing::info!(message.id = %message, conversation.id = %id, request.id = %caller.context.request_id,
         "Decided about message {message}: {}", decision.action());
     Ok(row)

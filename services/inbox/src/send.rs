@@ -126,7 +126,7 @@ async fn store_it(
     tx.commit().await?;
     if !was_duplicate {
         deps.store.wake_readers();
-        deps.dispatcher.kick(&[accepted.channel_account_id]);
+        deps.dispatcher.kick_lanes([(accepted.channel_account_id, id)]);
         tracing::info!(message.id = %accepted.id, conversation.id = %id, request.id = %caller.context.request_id,
             "Accepted message {} for conversation {id}", accepted.id);
     }

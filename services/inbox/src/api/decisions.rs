@@ -59,9 +59,7 @@ pub(super) async fn send_again(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    caller.needs(Role::Agent)?;
-    let warnings = JsonBody::parse(&read_body(body).await?)?.finish()?;
-    decided(&shared, &caller, named(path)?, Decision::SendAgain, runtime::traceparent::of(&headers), &warnings).await
+    again(&shared, &caller, path, &headers, body, Decision::SendAgain).await
 }
 
 /// `POST …/messages/{message}/retry`
@@ -72,9 +70,21 @@ pub(super) async fn retry(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
+    again(&shared, &caller, path, &headers, body, Decision::Retry).await
+}
+
+/// Either way it goes again, and nothing more is asked for than that.
+async fn again(
+    shared: &Arc<Shared>,
+    caller: &Caller,
+    path: Named,
+    headers: &HeaderMap,
+    body: Body,
+    decision: Decision,
+) -> Result<Response, Problem> {
     caller.needs(Role::Agent)?;
     let warnings = JsonBody::parse(&read_body(body).await?)?.finish()?;
-    decided(&shared, &caller, named(path)?, Decision::Retry, runtime::traceparent::of(&headers), &warnings).await
+    decided(shared, caller, named(path)?, decision, runtime::traceparent::of(headers), &warnings).await
 }
 
 /// `DELETE …/messages/{message}`

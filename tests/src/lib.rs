@@ -6,9 +6,9 @@ mod api;
 mod ports;
 mod process;
 mod system;
-pub mod wait;
 
 pub use api::{Api, Conversation, Message};
 pub use ports::Port;
 pub use process::Process;
 pub use system::{ACCESS_TOKEN, API_TOKEN, APP_SECRET, PHONE_NUMBER_ID, Stack, System, SystemOptions, VERIFY_TOKEN};
+pub use testkit::wait;

@@ -9,6 +9,7 @@ pub mod proxy;
 #[cfg(feature = "store")]
 pub mod rows;
 pub mod servers;
+pub mod wait;
 
 #[cfg(feature = "store")]
 pub use database::{Database, TestDatabase, fresh_store};

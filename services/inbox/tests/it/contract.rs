@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use testkit::Database;
 use testkit::rows;
+use testkit::wait;
 
 #[rstest]
 #[tokio::test]
@@ -251,18 +252,11 @@ async fn a_database_that_is_not_there_yet_is_said_so_and_then_served() {
     let world = World::over(store.clone()).await;
     let body = json(world.get("/api/inbox/conversations").send().await.unwrap(), 503).await;
     assert_eq!(body["code"], "starting");
-    let says_why = async {
-        while !world.health.reasons().values().any(|reason| reason.contains("roost migrate")) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(SOON, says_why).await.expect("it says what it waits for");
+    wait::until_so("it says what it waits for", SOON, async || {
+        world.health.reasons().values().any(|reason| reason.contains("roost migrate"))
+    })
+    .await;
     store.migrate().await.unwrap();
-    let ready = async {
-        while !world.health.is_ready() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(SOON, ready).await.expect("ready by itself");
+    wait::until_so("ready by itself", SOON, async || world.health.is_ready()).await;
     json(world.get("/api/inbox/conversations").send().await.unwrap(), 200).await;
 }

@@ -1,6 +1,6 @@
 //! What people decide about messages: over the API with its refusals in words, and by the buttons of the page.
 
-use crate::support::{CRM, VIEWER, World, json};
+use crate::support::{CRM, SOON, VIEWER, World, json};
 use domain::{Clock, MessageId, Status};
 use reqwest::Method;
 use rstest::rstest;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use store::promises::{PROMISES, audit};
 use testkit::Database;
 use testkit::rows::{self, Seeded};
+use testkit::wait;
 
 /// A message of ours that stands somewhere; `held`: it may have been sent.
 async fn message(world: &World, to: &Seeded, status: Status, held: bool) -> MessageId {
@@ -34,15 +35,11 @@ impl World {
 
     async fn user(&self, email: &str) -> i64 {
         // The configuration's people become rows a moment after the start.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        loop {
-            let users = store::user::list(&mut self.store.read().await.unwrap()).await.unwrap();
-            if let Some(user) = users.iter().find(|user| user.email == email) {
-                return user.id.get();
-            }
-            assert!(std::time::Instant::now() < deadline, "{email} never became a row");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        let row = wait::until(email, SOON, async || {
+            let users = store::user::list(&mut self.store.read().await?).await?;
+            Ok(users.into_iter().find(|user| user.email == email))
+        });
+        row.await.unwrap().id.get()
     }
 
     /// Actions on a message with the particulars of each, newest first.

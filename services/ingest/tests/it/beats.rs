@@ -5,6 +5,7 @@ use crate::support::{DEADLINE, MESSAGES, Stack, World};
 use queue::topics::WEBHOOKS;
 use std::time::Duration;
 use store::Tx;
+use testkit::wait;
 
 const BEATS: &str = "SELECT instance FROM process_heartbeats WHERE role = 'ingest'";
 /// Ends the transaction that waits for a lock, as an operator would.
@@ -89,12 +90,8 @@ async fn a_process_that_cannot_say_that_it_lives_gives_back_what_it_holds_before
         .await;
     world.run("CREATE TRIGGER mute BEFORE INSERT OR UPDATE ON process_heartbeats EXECUTE FUNCTION mute()").await;
     let consumers = async |want: u32| {
-        let paused = async {
-            while world.depth(&WEBHOOKS).await.consumers != want {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, paused).await.unwrap_or_else(|_| panic!("not {want} consumers"));
+        let are = async || world.depth(&WEBHOOKS).await.consumers == want;
+        wait::until_so(&format!("{want} consumers"), DEADLINE, are).await;
     };
     consumers(0).await;
     world.run("DROP TRIGGER mute ON process_heartbeats").await;

@@ -8,6 +8,7 @@ use queue::topics::WEBHOOKS;
 use rstest::rstest;
 use std::path::PathBuf;
 use std::time::Duration;
+use testkit::wait;
 
 fn stored(world: &World, key: &str) -> Frame {
     Frame::Webhook(WebhookFrame { head: world.head("meta"), body: Body::Stored(key.into()) })
@@ -35,12 +36,10 @@ pub(crate) fn brings_back(world: &World) {
 }
 
 pub(crate) async fn until_held(world: &World) {
-    let held = async {
-        while !world.health.reasons().values().any(|reason| reason.contains("object store")) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, held).await.expect("it says that the object store is away");
+    wait::until_so("it says that the object store is away", DEADLINE, async || {
+        world.health.reasons().values().any(|reason| reason.contains("object store"))
+    })
+    .await;
 }
 
 #[rstest]
@@ -63,9 +62,7 @@ async fn while_the_object_store_is_away_webhooks_are_held_and_nobody_believes_th
     for _ in 0..3 {
         world.until_next_beat("a").await;
     }
-    let mut tx = world.store.read().await.unwrap();
-    let until = store::heartbeat::settled_until(&mut tx, world.now()).await.unwrap();
-    drop(tx);
+    let until = world.settled_until().await;
     assert!(until.is_none_or(|until| until <= arrived), "{until:?}");
     assert_eq!(world.texts(DEAD_LETTERS).await, ["0"]);
     brings_back(&world);
@@ -90,12 +87,7 @@ async fn after_its_patience_with_the_object_store_ingest_gives_everything_back_a
     world.publish(vec![frame]).await;
     let ingest = world.start("a");
     until_held(&world).await;
-    let given_back = async {
-        while world.depth(&WEBHOOKS).await.ready == 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, given_back).await.expect("it is back in the queue");
+    wait::until_so("it is back in the queue", DEADLINE, async || world.depth(&WEBHOOKS).await.ready > 0).await;
     brings_back(&world);
     world.until("SELECT body FROM messages", &["read me"]).await;
     world.until_empty().await;

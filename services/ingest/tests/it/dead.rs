@@ -9,6 +9,7 @@ use queue::Settle;
 use queue::topics::{DEAD, OUTBOUND, RESULTS, WEBHOOKS};
 use rstest::rstest;
 use std::time::Duration;
+use testkit::wait;
 
 /// Takes what waits and sets it aside, as a consumer would that cannot go on with it.
 async fn let_die<T: Wire>(world: &World, topic: &queue::Topic<T>, account: Option<&AccountName>) {
@@ -17,12 +18,8 @@ async fn let_die<T: Wire>(world: &World, topic: &queue::Topic<T>, account: Optio
     let verdict = Settle::DeadLetter { reason_code: "given_up".into(), reason: "it failed 20 times".into() };
     delivery.settle(verdict).await;
     // Carried out in the background.
-    let died = async {
-        while world.queue.depth(&DEAD, None).await.unwrap().ready == 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), died).await.expect("it reaches the dead letters");
+    let died = async || world.queue.depth(&DEAD, None).await.unwrap().ready > 0;
+    wait::until_so("it reaches the dead letters", Duration::from_secs(30), died).await;
     consumer.close(Vec::new()).await;
 }
 
@@ -54,12 +51,8 @@ async fn a_webhook_that_died_alone_is_a_row_with_its_bytes_and_its_reason(#[case
         let_die(&world, &WEBHOOKS, None).await;
         let ingest = world.start("a");
         world.until(DEAD_LETTERS, &["1"]).await;
-        let gone = async {
-            while world.queue.depth(&DEAD, None).await.unwrap().ready > 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
+        let gone = async || world.queue.depth(&DEAD, None).await.unwrap().ready == 0;
+        wait::until_so("it is taken from the dead letters", Duration::from_secs(30), gone).await;
         ingest.stopped().await;
     }
     let mut tx = world.store.read().await.unwrap();

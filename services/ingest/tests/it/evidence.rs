@@ -13,6 +13,7 @@ use store::Tx;
 use store::receipt::{self, NewReceipt};
 use store::result::{self, Pace, Times};
 use store::send::{self, Claimed, Verdict};
+use testkit::wait;
 
 const LEASE: Duration = Duration::from_secs(600);
 const STATES: &str = "SELECT state FROM sends ORDER BY message_id";
@@ -179,8 +180,9 @@ async fn a_window_is_not_over_while_dead_letters_lie_unread() {
     world.post(&[&one_status(&wamid, "delivered", seconds_after_noon(&world))]).await;
     world.until(WITNESSES, &["1"]).await;
     world.clock.advance(Duration::from_secs(600));
+    // Two turns in a row must find them read.
     world.until_turn("evidence").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.until_turn("evidence").await;
     assert_eq!(world.texts(STATES).await, ["UNKNOWN"]);
     // They still lie there.
     until_dead(&world, 1).await;
@@ -197,13 +199,11 @@ async fn a_window_is_not_over_while_dead_letters_lie_unread() {
 }
 
 async fn until_dead(world: &World, least: u64) {
-    let dead = async {
-        // A queue that nobody has declared yet cannot be asked.
-        while !world.queue.depth(&DEAD, None).await.is_ok_and(|depth| depth.ready >= least) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(crate::support::DEADLINE, dead).await.expect("they die");
+    // A queue that nobody has declared yet cannot be asked.
+    wait::until_so("they die", crate::support::DEADLINE, async || {
+        world.queue.depth(&DEAD, None).await.is_ok_and(|depth| depth.ready >= least)
+    })
+    .await;
 }
 
 #[rstest]

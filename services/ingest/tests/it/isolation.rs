@@ -6,7 +6,7 @@ use bytes::Bytes;
 use queue::topics::{DEAD, WEBHOOKS};
 use rstest::rstest;
 use serde_json::Value;
-use std::time::Duration;
+use testkit::wait;
 
 /// A rule that the database gets for the test: no text says so. Stands for whatever a later migration, a limit or a bug
 /// makes the database refuse.
@@ -168,12 +168,10 @@ async fn bytes_that_only_a_dead_letter_holds_wait_with_the_broker_until_the_data
     let ingest = world.start("a");
     world.until("SELECT body FROM messages", &["one"]).await;
     world.until_empty().await;
-    let held = async {
-        while !world.queue.stats().topics.get(DEAD.name()).is_some_and(|dead| dead.unacked == 1 && dead.retried == 1) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, held).await.expect("it lies among the broker's dead letters and is tried again");
+    wait::until_so("it lies among the broker's dead letters and is tried again", DEADLINE, async || {
+        world.queue.stats().topics.get(DEAD.name()).is_some_and(|dead| dead.unacked == 1 && dead.retried == 1)
+    })
+    .await;
     ingest.stopped().await;
     assert_eq!(world.depth(&DEAD).await.ready, 1);
     match stack {

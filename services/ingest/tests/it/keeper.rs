@@ -6,6 +6,7 @@ use crate::support::{DEADLINE, Stack, World};
 use domain::{AttemptOutcome, OnUnknown};
 use rstest::rstest;
 use std::time::Duration;
+use testkit::wait;
 
 const LEASE: Duration = Duration::from_secs(600);
 const STATES: &str = "SELECT state FROM sends ORDER BY message_id";
@@ -22,18 +23,8 @@ async fn quick(stack: Stack) -> World {
 /// Waits until ingest says that it has heard all there is up to now, and the keeper has had a look at that.
 async fn settled(world: &World) {
     let soon = world.now() - Duration::from_secs(10);
-    let heard = async {
-        loop {
-            let mut tx = world.store.read().await.unwrap();
-            let until = store::heartbeat::settled_until(&mut tx, world.now()).await.unwrap();
-            drop(tx);
-            if until.is_some_and(|until| until >= soon) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, heard).await.expect("it moves on without webhooks");
+    let heard = async || world.settled_until().await.is_some_and(|until| until >= soon);
+    wait::until_so("it moves on without webhooks", DEADLINE, heard).await;
     world.until_turn("evidence").await;
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use store::{Store, StoreOptions, StoreUrl, Tx};
 use testkit::proxy::{Proxy, Trap, Way};
 use testkit::servers::PrivatePostgres;
+use testkit::wait;
 
 async fn world(server: &PrivatePostgres) -> World {
     world_through(server, server.port()).await
@@ -60,12 +61,8 @@ async fn all_there(world: &World, ingest: Running, count: &str) {
 
 /// Waits until ingest says that it holds.
 async fn until_held(world: &World) {
-    let held = async {
-        while world.health.is_ready() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), held).await.expect("it says that the database is away");
+    let says_so = async || !world.health.is_ready();
+    wait::until_so("it says that the database is away", Duration::from_secs(60), says_so).await;
 }
 
 /// How the database goes away.
@@ -103,12 +100,7 @@ async fn while_postgresql_is_away_deliveries_are_held_and_nothing_is_dead_letter
     let before = redelivered();
     // It knocks again and again meanwhile.
     let knocks = proxy.accepted();
-    let knocked = async {
-        while proxy.accepted() < knocks + 5 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), knocked).await.expect("it tries again");
+    wait::until_so("it tries again", Duration::from_secs(60), async || proxy.accepted() >= knocks + 5).await;
     assert_eq!(redelivered(), before);
     match fault {
         Fault::Killed => server.start_again().await.unwrap(),
@@ -133,12 +125,7 @@ async fn a_commit_whose_answer_never_came_is_repeated_and_counts_once() {
         let before = proxy.trapped();
         proxy.set_trap(Trap { way: Way::Up, bytes: b"COMMIT".to_vec(), forward: true });
         post(&world, n..n + 1).await;
-        let snapped = async {
-            while proxy.trapped() == before {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), snapped).await.expect("a commit passes by");
+        wait::until_so("a commit passes by", Duration::from_secs(60), async || proxy.trapped() != before).await;
     }
     all_there(&world, ingest, "11").await;
 }
@@ -155,18 +142,11 @@ async fn after_its_patience_ingest_gives_everything_back_once_and_takes_it_again
     world.until(MESSAGES, &["5"]).await;
     server.kill();
     post(&world, 5..30).await;
-    let given_back = async {
-        loop {
-            let ready = world.depth(&WEBHOOKS).await;
-            if ready.ready == 25 && ready.consumers == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    let given_back = async || {
+        let depth = world.depth(&WEBHOOKS).await;
+        depth.ready == 25 && depth.consumers == 0
     };
-    tokio::time::timeout(Duration::from_secs(60), given_back)
-        .await
-        .expect("everything is back in the queue, and nobody consumes");
+    wait::until_so("all of it is back in the queue, and nobody consumes", Duration::from_secs(60), given_back).await;
     server.start_again().await.unwrap();
     all_there(&world, ingest, "30").await;
 }

@@ -18,7 +18,7 @@ use store::{Store, StoreOptions, StoreUrl, Tx};
 use tempfile::TempDir;
 use testkit::amqp::{amqp_url, fresh_prefix};
 use testkit::rows::NOON;
-use testkit::{Database, TestDatabase, fresh_store, look};
+use testkit::{Database, TestDatabase, fresh_store, look, wait};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -292,17 +292,18 @@ impl World {
 
     /// Waits until nothing is in the queue or on its way, by the ingest's own word.
     pub(crate) async fn until_empty(&self) {
-        let empty = async {
-            loop {
-                let depth = self.depth(&WEBHOOKS).await;
-                let stats = self.queue.stats().topics.get(WEBHOOKS.name()).cloned().unwrap_or_default();
-                if depth.ready == 0 && stats.unacked == 0 {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+        let empty = async || {
+            let depth = self.depth(&WEBHOOKS).await;
+            let stats = self.queue.stats().topics.get(WEBHOOKS.name()).cloned().unwrap_or_default();
+            depth.ready == 0 && stats.unacked == 0
         };
-        tokio::time::timeout(DEADLINE, empty).await.expect("the queue runs empty");
+        wait::until_so("the queue runs empty", DEADLINE, empty).await;
+    }
+
+    /// How far the ingest processes say that webhooks are committed.
+    pub(crate) async fn settled_until(&self) -> Option<Timestamp> {
+        let mut tx = self.store.read().await.unwrap();
+        store::heartbeat::settled_until(&mut tx, self.now()).await.unwrap()
     }
 
     /// Waits until a process has told once more that it lives.
@@ -313,16 +314,8 @@ impl World {
             processes.into_iter().find(|process| process.instance == instance).map(|process| process.beat_at)
         };
         let before = beat_at().await;
-        let beaten = async {
-            loop {
-                let now = beat_at().await;
-                if now.is_some() && now != before {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, beaten).await.expect("it beats");
+        let beaten = async || beat_at().await.is_some_and(|now| Some(now) != before);
+        wait::until_so("it beats", DEADLINE, beaten).await;
     }
 
     /// Waits until a job of the keeper has taken a whole turn that began after this was called: its lease is prolonged right
@@ -333,15 +326,10 @@ impl World {
             let leases = self.texts(leases).await;
             leases.into_iter().find(|lease| lease.split(' ').next() == Some(job))
         };
-        let turned = async {
-            for _ in 0..3 {
-                let before = lease().await;
-                while lease().await == before {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            }
-        };
-        tokio::time::timeout(DEADLINE, turned).await.expect("the keeper takes its turns");
+        for _ in 0..3 {
+            let before = lease().await;
+            wait::until_so("the keeper takes its turns", DEADLINE, async || lease().await != before).await;
+        }
     }
 
     /// Where its files are.

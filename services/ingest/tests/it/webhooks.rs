@@ -7,6 +7,7 @@ use domain::wire::{Body, Frame, WebhookFrame};
 use rstest::rstest;
 use serde_json::{Value, json};
 use std::time::Duration;
+use testkit::wait;
 
 const KINDS: &str = "SELECT type || ':' || coalesce(body, '-') FROM messages ORDER BY provider_message_id";
 
@@ -233,19 +234,9 @@ async fn ingest_says_it_lives_and_how_far_it_has_come_and_keeps_what_ingress_say
     world.until("SELECT CAST(count(*) AS TEXT) FROM channel_accounts WHERE last_webhook_at IS NOT NULL", &["1"]).await;
 
     // An empty queue counts as now, give or take how long a publish may be under way.
-    let moved = async {
-        loop {
-            let mut tx = world.store.read().await.unwrap();
-            let until = store::heartbeat::settled_until(&mut tx, world.now()).await.unwrap();
-            drop(tx);
-            if until.is_some_and(|until| until > begun + Duration::from_secs(600)) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
     world.clock.advance(Duration::from_secs(700));
-    tokio::time::timeout(crate::support::DEADLINE, moved).await.expect("it moves on without webhooks");
+    let moved = async || world.settled_until().await.is_some_and(|until| until > begun + Duration::from_secs(600));
+    wait::until_so("it moves on without webhooks", crate::support::DEADLINE, moved).await;
     ingest.stopped().await;
     let left = "SELECT CAST(count(*) AS TEXT) FROM process_heartbeats WHERE role = 'ingest'";
     assert_eq!(world.texts(left).await, ["0"], "it went in good order");

@@ -157,7 +157,7 @@ async fn reports_that_cannot_be_published_are_kept_and_nothing_new_is_claimed_un
         later.push(world.accept("sales", n, "accepted meanwhile").await);
     }
     world.until("the call has ended", async || world.provider.stats().calls.open == 0).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.until("it says that it cannot report", async || !sender.is_ready()).await;
     assert_eq!(world.state_of(first).await, Some(SendState::InFlight), "not reported yet");
     broker.start_again().await.unwrap();
     world.until_all(&[first], Status::Sent).await;

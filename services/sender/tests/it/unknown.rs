@@ -4,7 +4,6 @@ use crate::world::{Setup, Stack, World, now};
 use domain::{MessageId, SendState, Status};
 use rstest::rstest;
 use simulator::{Fault, Script, When};
-use std::time::Duration;
 use store::receipt::{self, NewReceipt};
 
 #[rstest]
@@ -19,7 +18,7 @@ async fn a_message_that_may_have_been_taken_waits_blocks_its_lane_and_is_settled
     #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,
     #[case] fault: Fault,
 ) {
-    let world = World::new(Setup::on(stack)).await;
+    let world = World::new(Setup { conversations: 2, ..Setup::on(stack) }).await;
     world.provider.script(Script::once(When::any(), fault));
     let message = world.accept("sales", 0, "perhaps").await;
     let next = world.accept("sales", 0, "behind it").await;
@@ -27,8 +26,9 @@ async fn a_message_that_may_have_been_taken_waits_blocks_its_lane_and_is_settled
     world.until("the outcome is unknown", async || world.state_of(message).await == Some(SendState::Unknown)).await;
     let shown = world.message(message).await;
     assert_eq!((shown.status, shown.outcome_unknown), (Status::Sending, true));
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(world.provider.stats().calls.calls, 1, "nothing is sent again, and nothing overtakes it");
+    let elsewhere = world.accept("sales", 1, "to somebody else").await;
+    world.until_all(&[elsewhere], Status::Sent).await;
+    assert_eq!(world.provider.stats().calls.calls, 2, "nothing is sent again, and nothing overtakes it in its lane");
 
     let call = world.provider.calls().remove(0);
     receive(&world, call.wamid.unwrap(), call.correlation).await;
@@ -109,7 +109,7 @@ async fn a_provider_that_cannot_be_reached_was_certainly_not_called(
 async fn a_sender_that_dies_in_a_call_leaves_an_unknown_outcome_not_a_second_call(
     #[values(Stack::SqliteEmbedded, Stack::PostgresRabbitMq)] stack: Stack,
 ) {
-    let world = World::new(Setup::on(stack)).await;
+    let world = World::new(Setup { conversations: 2, ..Setup::on(stack) }).await;
     world.provider.script(Script::once(When::any(), Fault::HangAfter));
     let message = world.accept("sales", 0, "hello").await;
     let sender = world.sender_of_its_own("sender-1").await;
@@ -117,8 +117,9 @@ async fn a_sender_that_dies_in_a_call_leaves_an_unknown_outcome_not_a_second_cal
     sender.kill().await;
     let second = world.sender_of_its_own("sender-2").await;
     world.until("its lease ran out", async || world.state_of(message).await == Some(SendState::Unknown)).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(world.provider.stats().calls.calls, 1);
+    let elsewhere = world.accept("sales", 1, "to somebody else").await;
+    world.until_all(&[elsewhere], Status::Sent).await;
+    assert_eq!(world.provider.stats().calls.calls, 2, "the second one called for what came later, and for that alone");
     second.stop().await;
     world.keeps_its_promises().await;
 }

@@ -1,6 +1,7 @@
 //! What comes later still.
 
 use super::*;
+use testkit::wait;
 
 #[rstest]
 #[tokio::test]
@@ -97,12 +98,7 @@ async fn a_receipt_of_nobodys_is_forgotten_after_its_time_and_what_waits_for_a_c
 async fn until_one_waits(store: &Store) {
     const WAITS: &str =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    let waits = async {
-        while number(store, WAITS).await == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), waits).await.expect("they meet");
+    wait::until_so("they meet", Duration::from_secs(10), async || number(store, WAITS).await != 0).await;
 }
 
 /// Two transactions on one message, each begun before the other has committed. SQLite has one writer: nothing overlaps there.

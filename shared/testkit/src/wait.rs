@@ -25,3 +25,11 @@ pub async fn until<T>(
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
+
+/// As [`until`], for what is so or not.
+/// # Panics
+/// After `within`, with `what` did not come true.
+pub async fn until_so(what: &str, within: Duration, mut is_so: impl AsyncFnMut() -> bool) {
+    let so = until(what, within, async || Ok(is_so().await.then_some(())));
+    so.await.unwrap_or_else(|error| panic!("{error}"));
+}

@@ -240,6 +240,8 @@ async fn ac_20_the_same_intent_ten_times_at_once_is_one_row_and_one_call(#[case]
     let system = started(stack).await;
     let (conversation, _) = sent(&system, "351912000333", "first").await;
     let api = system.api();
+    // Long enough for all of them to find it running: told again once it is over, the answer is 200.
+    system.simulator.script(Script::once(When::saying("only once"), Fault::Slow { ms: 5_000 }));
     let tries = (0..10).map(|_| api.send_text(conversation, "only once", "the-intent"));
     let answers = futures_util::future::join_all(tries).await;
     let ids: Vec<i64> = answers

@@ -29,12 +29,162 @@ pub struct Item {
 pub enum Inbound {
     /// A person wrote, or something happened that is shown like a message.
     Message(Box<InboundMessage>),
+    /// The business wrote from somewhere else (its phone app): an outbound message that is not ours to send.
+    Echo(Box<Echo>),
+    /// Somebody put an emoji on a message, changed it, or took it away.
+    Reaction(Box<Reaction>),
+    /// The author changed a message after sending it.
+    Edit(Box<Edit>),
+    /// The author took a message back.
+    Revoke(Box<Revoke>),
+    /// A person's address has changed; the conversation stays the same.
+    IdentityChange(Box<IdentityChange>),
+    /// A person said whether they want to be written to.
+    OptOut(Box<OptOut>),
     /// The provider says how far one of our messages has come.
     Receipt(Box<Receipt>),
     /// Something about the account; kept with its raw webhook, shown to operators.
     AccountEvent {
         /// The provider's word for it.
         field: String,
+        /// What follows from it; `None` for what is only kept.
+        effect: Option<Box<AccountEffect>>,
+    },
+}
+
+/// Who did something to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Author {
+    /// The customer.
+    Person,
+    /// The business, on a device of its own.
+    Us,
+}
+
+/// A message the business wrote on a device of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Echo {
+    /// What it says. Its identities, name and phone are the customer's it went to.
+    pub message: InboundMessage,
+    /// The string we gave when sending, if it was ours after all.
+    pub correlation: Option<String>,
+}
+
+/// An emoji on a message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reaction {
+    /// The provider's id of the reaction itself; `None` where it has none.
+    pub provider_message_id: Option<String>,
+    /// The customer's addresses, whoever reacted.
+    pub identities: Vec<Identity>,
+    /// Whose reaction it is.
+    pub author: Author,
+    /// Provider id of the message it is on; we may not know it yet.
+    pub target: String,
+    /// `None` takes the author's reaction away.
+    pub emoji: Option<String>,
+    /// The provider's time; the newest of an author wins.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// A changed message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Edit {
+    /// Provider id of the message that was changed; we may not know it yet.
+    pub target: String,
+    /// Whose message it is.
+    pub author: Author,
+    /// What it says now. Its identities are the customer's; its id is the edit's own, not the target's.
+    pub message: InboundMessage,
+}
+
+/// A message taken back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revoke {
+    /// The provider's id of the revoke itself.
+    pub provider_message_id: Option<String>,
+    /// Provider id of the message that was taken back; we may not know it yet.
+    pub target: String,
+    /// Whose message it was.
+    pub author: Author,
+    /// The customer's addresses.
+    pub identities: Vec<Identity>,
+    /// The provider's time.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// A new address for the same person.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IdentityChange {
+    /// Addresses the person was known by.
+    pub old: Vec<Identity>,
+    /// Addresses that hold from now on.
+    pub new: Vec<Identity>,
+    /// The provider's time.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// Whether a person wants to be written to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptOut {
+    /// The person's addresses.
+    pub identities: Vec<Identity>,
+    /// What kind of messages, in the provider's word (`marketing_messages`).
+    pub category: String,
+    /// Whether they want none of these any more; `false` takes it back.
+    pub stop: bool,
+    /// The provider's time.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// What follows from an account event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AccountEffect {
+    /// The provider has judged a template.
+    TemplateStatus {
+        /// The provider's id of the template.
+        id: Option<String>,
+        /// Its name.
+        name: String,
+        /// Its language code.
+        language: String,
+        /// The provider's word (`APPROVED`, `PAUSED`, …).
+        status: String,
+        /// The provider's reason.
+        reason: Option<String>,
+    },
+    /// The provider rates a template's quality anew.
+    TemplateQuality {
+        /// Its name.
+        name: String,
+        /// Its language code.
+        language: String,
+        /// The provider's word (`GREEN`, `RED`, …).
+        quality: String,
+    },
+    /// The provider has moved a template to another category.
+    TemplateCategory {
+        /// Its name.
+        name: String,
+        /// Its language code.
+        language: String,
+        /// The new category.
+        category: String,
+    },
+    /// A template's text changed: the templates have to be fetched again.
+    TemplateComponents,
+    /// The number's quality or its daily limit changed.
+    NumberQuality {
+        /// `UPGRADE`, `FLAGGED`, …
+        event: String,
+        /// `TIER_1K`, …
+        limit: Option<String>,
+    },
+    /// Something happened to the account itself.
+    Account {
+        /// `ACCOUNT_RESTRICTION`, `DISABLED_UPDATE`, …
+        event: String,
     },
 }
 

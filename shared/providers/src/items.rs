@@ -46,7 +46,7 @@ impl<'a> Items<'a> {
 
     /// Keeps something about an account or the whole source, which is not a message of anybody's.
     pub(crate) fn event(&mut self, account: Option<&AccountKey>, field: &str, part: Option<&str>) {
-        let kind = Inbound::AccountEvent { field: crate::json::cut(field, 100) };
+        let kind = Inbound::AccountEvent { field: crate::json::cut(field, 100), effect: None };
         let raw = part.map(|part| self.body.as_arrived(part).to_owned());
         self.found.push(Ok(Item { account: account.cloned(), raw, kind }));
     }

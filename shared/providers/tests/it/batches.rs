@@ -14,7 +14,7 @@ fn told(parsed: Parsed) -> Vec<String> {
             Inbound::Receipt(receipt) => {
                 format!("{account} {} {}", receipt.provider_message_id, receipt.provider_status)
             }
-            Inbound::AccountEvent { field } => format!("{account} event {field}"),
+            Inbound::AccountEvent { field, .. } => format!("{account} event {field}"),
             other => format!("{other:?}"),
         }
     };

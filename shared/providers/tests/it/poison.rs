@@ -89,7 +89,7 @@ fn a_deep_change_of_another_field_stands_alone() {
     );
     let items = parse(body).unwrap();
     assert_eq!(items[0].as_ref().unwrap_err().code, "TOO_DEEP");
-    assert_eq!(items[1].as_ref().unwrap().kind, Inbound::AccountEvent { field: "flows".into() });
+    assert_eq!(items[1].as_ref().unwrap().kind, Inbound::AccountEvent { field: "flows".into(), effect: None });
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn times_as_they_come(#[case] member: &str, #[case] want: Option<Timestamp>) {
 #[case::without_a_status(of(r#""surprise":1"#), "statuses")]
 fn what_is_no_receipt_is_an_event(#[case] body: String, #[case] field: &str) {
     let item = only(&body);
-    assert_eq!(item.kind, Inbound::AccountEvent { field: field.into() });
+    assert_eq!(item.kind, Inbound::AccountEvent { field: field.into(), effect: None });
     assert!(body.contains(&item.raw.unwrap()));
 }
 
